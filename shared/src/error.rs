@@ -1,0 +1,44 @@
+//! What the doors of this crate can answer instead of a result. Made for code to switch on; the cause
+//! travels as `source` for the log and never reaches a client.
+
+/// A boxed cause, kept for the log.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The result of a door.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a door could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The same idempotency key was used before with another request.
+    #[error("idempotency key was used with another request")]
+    IdempotencyMismatch,
+    /// The database or Redis is away or too slow; the same call may pass later.
+    #[error("{service} is unavailable")]
+    Unavailable {
+        /// `database` or `redis`.
+        service: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// Somebody else owns the row by now: the caller's attempt is over and must write nothing more.
+    #[error("attempt is over: it was fenced off by a newer one")]
+    Fenced,
+    /// A store answered something this version cannot read, or refused a statement: a defect.
+    #[error("{what}")]
+    Internal {
+        /// What was being done.
+        what: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Error {
+    /// Whether waiting may help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}

@@ -1,0 +1,65 @@
+//! The door to a job's numbered log: read it, and be told when it grows.
+//!
+//! To follow a log without a hole: subscribe first, then read, then apply what the subscription says;
+//! on any doubt (`Missed`, an id that does not follow) read again.
+
+use crate::{
+    Result,
+    event::{Event, EventId},
+    id::JobId,
+    store::Store,
+};
+
+/// What can be done with the logs of jobs.
+#[derive(Clone)]
+pub struct Events {}
+
+/// News about one job.
+#[derive(Clone, Debug)]
+pub enum Signal {
+    /// The log grew to `last`. `events` are the new ones, or nothing when they were too large to send.
+    Grown {
+        /// The newest event's id.
+        last: EventId,
+        /// The new events, in order, possibly empty.
+        events: Vec<Event>,
+    },
+    /// The job's row changed in a way that shows in no event: it went back to the queue.
+    Requeued,
+    /// Something may have been missed: read the log again.
+    Missed,
+}
+
+/// News about one job, from the moment it was made. Dropping it ends it.
+pub struct Subscription {}
+
+impl Subscription {
+    /// The next piece of news. Cancel-safe.
+    pub async fn next(&mut self) -> Signal {
+        unimplemented!()
+    }
+}
+
+impl Events {
+    /// The door over `store`.
+    pub fn new(_store: &Store) -> Self {
+        unimplemented!()
+    }
+
+    /// Hear about a job from here on. Active when this answers: what is appended later is announced.
+    pub async fn subscribe(&self, _job: JobId) -> Result<Subscription> {
+        unimplemented!()
+    }
+
+    /// At most `limit` events after `after` (from the oldest kept when `None`) from the living log in
+    /// Redis; empty when there are none or the log has expired.
+    pub async fn read(&self, _job: JobId, _after: Option<EventId>, _limit: u64) -> Result<Vec<Event>> {
+        unimplemented!()
+    }
+
+    /// All events of a finished job's last attempt, from the record. `None` while it has not ended or
+    /// when they are no longer kept.
+    pub async fn archived(&self, _job: JobId) -> Result<Option<Vec<Event>>> {
+        unimplemented!()
+    }
+}

@@ -1,0 +1,19 @@
+//! The language `api` and `worker` both speak, and the only door to the database and Redis.
+//!
+//! A singular file is a thing and its laws (`job`, `event`), without I/O; a plural file is the door to
+//! what can be done with them (`jobs`, `workers`). What only one of the two binaries uses does not
+//! belong here. Table, column and key names are known to the private modules `db` and `redis` alone.
+
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod events;
+pub mod id;
+pub mod job;
+pub mod jobs;
+pub mod store;
+pub mod telemetry;
+pub mod time;
+pub mod user;
+
+pub use error::{Error, Result};
