@@ -1,2 +1,42 @@
-//! placeholder
-fn main() {}
+//! `migration up | down N | status`: the schema by hand. The api and the worker run `up` at their start.
+
+#![expect(clippy::print_stdout, reason = "a report is what `status` is for")]
+
+use std::num::NonZero;
+
+use clap::{Parser, Subcommand};
+
+/// Bring the database's schema up to date, or look at it.
+#[derive(Parser)]
+struct Arguments {
+    /// `postgresql://…` or `sqlite://…`
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, default_value = "postgresql://postgres:password@localhost:5432/claude_api")]
+    database_url: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take every step that is missing
+    Up,
+    /// Take back the last steps, and what they hold
+    Down {
+        /// How many
+        steps: NonZero<u32>,
+    },
+    /// List the steps and whether they were taken
+    Status,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    let Arguments { database_url, command } = Arguments::parse();
+    match command {
+        Command::Up => migration::up(&database_url).await?,
+        Command::Down { steps } => migration::down(&database_url, steps.get()).await?,
+        Command::Status => print!("{}", migration::status(&database_url).await?),
+    }
+    Ok(())
+}
