@@ -5,14 +5,19 @@
 
 use crate::{
     Result,
+    db::jobs as table,
+    ending,
     event::{Event, EventId},
     id::JobId,
+    redis::{log, signals::Line},
     store::Store,
 };
 
 /// What can be done with the logs of jobs.
 #[derive(Clone)]
-pub struct Events {}
+pub struct Events {
+    store: Store,
+}
 
 /// News about one job.
 #[derive(Clone, Debug)]
@@ -31,35 +36,36 @@ pub enum Signal {
 }
 
 /// News about one job, from the moment it was made. Dropping it ends it.
-pub struct Subscription {}
+pub struct Subscription(Line);
 
 impl Subscription {
     /// The next piece of news. Cancel-safe.
     pub async fn next(&mut self) -> Signal {
-        unimplemented!()
+        self.0.next().await
     }
 }
 
 impl Events {
     /// The door over `store`.
-    pub fn new(_store: &Store) -> Self {
-        unimplemented!()
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone() }
     }
 
     /// Hear about a job from here on. Active when this answers: what is appended later is announced.
-    pub async fn subscribe(&self, _job: JobId) -> Result<Subscription> {
-        unimplemented!()
+    pub async fn subscribe(&self, job: JobId) -> Result<Subscription> {
+        self.store.signals().subscribe(job).await.map(Subscription)
     }
 
     /// At most `limit` events after `after` (from the oldest kept when `None`) from the living log in
     /// Redis; empty when there are none or the log has expired.
-    pub async fn read(&self, _job: JobId, _after: Option<EventId>, _limit: u64) -> Result<Vec<Event>> {
-        unimplemented!()
+    pub async fn read(&self, job: JobId, after: Option<EventId>, limit: u64) -> Result<Vec<Event>> {
+        log::read(self.store.redis(), job, after, limit).await
     }
 
     /// All events of a finished job's last attempt, from the record. `None` while it has not ended or
     /// when they are no longer kept.
-    pub async fn archived(&self, _job: JobId) -> Result<Option<Vec<Event>>> {
-        unimplemented!()
+    pub async fn archived(&self, job: JobId) -> Result<Option<Vec<Event>>> {
+        let packed = table::find_log(self.store.db(), job).await?;
+        packed.map(|packed| ending::unpack(&packed)).transpose()
     }
 }

@@ -1,6 +1,6 @@
 //! A chat job: what was asked for, how far it is, how it ended. Data and its laws, no I/O.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -231,6 +231,14 @@ pub struct ChatSpec {
 }
 
 impl ChatSpec {
+    /// How long a job waits for a worker when it does not say.
+    pub const DEFAULT_QUEUE_TIMEOUT: Duration = Duration::from_hours(1);
+
+    /// How long this job waits for a worker.
+    pub fn queue_timeout(&self) -> Duration {
+        self.queue_timeout_secs.map_or(Self::DEFAULT_QUEUE_TIMEOUT, |secs| Duration::from_secs(secs.into()))
+    }
+
     /// A job that says `text` and leaves the rest to defaults.
     pub fn text(text: impl Into<String>) -> Self {
         Self {
@@ -363,6 +371,13 @@ pub struct Job {
     pub failures: u32,
     /// How often a worker was lost while running it.
     pub reclaims: u32,
+    /// With this many failures it is given up.
+    pub max_failures: u32,
+    /// With this many lost workers it is given up.
+    pub max_reclaims: u32,
+    /// Whether clients may have seen output of the current attempt. Kept only for jobs that ask for
+    /// [`RetryAfterOutput::Never`].
+    pub streamed: bool,
     /// Who runs it, or ran it last.
     pub worker_id: Option<WorkerId>,
     /// When it was accepted.

@@ -1,15 +1,31 @@
 //! The door to jobs: submit, find, list, cancel.
 
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
 use crate::{
-    Result,
+    Error, Result,
+    db::jobs::{self as table, Limits},
+    ending,
     id::{ApiKeyId, JobId, SessionId, UserId},
-    job::{ChatSpec, Job, JobState},
+    job::{ChatSpec, Job, JobState, canonical_json},
+    redis::queue,
     store::Store,
 };
 
+/// How often a job may fail of itself before it is given up.
+const MAX_FAILURES: u32 = 3;
+/// How many workers may be lost while running a job before it is given up: it may be what kills them.
+const MAX_RECLAIMS: u32 = 3;
+/// How long a submit waits for Redis to take the doorbell; the leader rings later otherwise.
+const DISPATCH_BUDGET: Duration = Duration::from_millis(50);
+
 /// What can be done with jobs.
 #[derive(Clone)]
-pub struct Jobs {}
+pub struct Jobs {
+    store: Store,
+}
 
 /// A checked request for a job.
 #[derive(Clone, Debug)]
@@ -50,38 +66,80 @@ pub struct JobFilter {
 
 impl Jobs {
     /// The door over `store`.
-    pub fn new(_store: &Store) -> Self {
-        unimplemented!()
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone() }
     }
 
-    /// Accept a job: when this answers, the job will end, whatever dies.
-    pub async fn submit(&self, _new: NewJob) -> Result<Submitted> {
-        unimplemented!()
+    /// Accept a job: when this answers, the job will end, whatever dies. Fails with
+    /// [`Error::IdempotencyMismatch`] when the key was used with another request, and with
+    /// [`Error::Unavailable`] when the database is away; nothing was accepted then.
+    pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
+        let request = canonical_json(&new.spec);
+        let hash = Sha256::digest(request.as_bytes());
+        let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
+
+        // Row first: what Redis loses or never hears, the leader rings for again.
+        let inserted = table::insert(self.store.db(), JobId::new(), &new, &request, &hash, &limits).await?;
+        if let Some(job) = inserted {
+            self.ring(&job).await;
+            return Ok(Submitted { job, replayed: false });
+        }
+        let key = new.idempotency_key.as_deref().unwrap_or_default();
+        match table::find_by_idempotency_key(self.store.db(), new.user_id, key).await? {
+            Some((job, known)) if known == hash.as_slice() => Ok(Submitted { job, replayed: true }),
+            Some(_) => Err(Error::IdempotencyMismatch),
+            // The key was freed between the two statements.
+            None => Err(Error::Unavailable { service: "database", source: "the idempotency key was just released".into() }),
+        }
+    }
+
+    async fn ring(&self, job: &Job) {
+        let rung = tokio::time::timeout(DISPATCH_BUDGET, queue::dispatch(self.store.redis(), job.id)).await;
+        let marked = match rung {
+            Ok(Ok(())) => table::mark_dispatched(self.store.db(), job.id, job.attempt).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => return,
+        };
+        if let Err(error) = marked {
+            tracing::warn!(job.id = %job.id, %error, "Left job `{}` to the leader to dispatch", job.id);
+        }
     }
 
     /// A job of `user`.
-    pub async fn find(&self, _user: UserId, _id: JobId) -> Result<Option<Job>> {
-        unimplemented!()
+    pub async fn find(&self, user: UserId, id: JobId) -> Result<Option<Job>> {
+        table::find(self.store.db(), user, id).await
     }
 
     /// Any job, whoever it belongs to. For the feed, which shows nothing but what its watchers may see.
-    pub async fn peek(&self, _id: JobId) -> Result<Option<Job>> {
-        unimplemented!()
+    pub async fn peek(&self, id: JobId) -> Result<Option<Job>> {
+        table::get(self.store.db().pool(), id).await
     }
 
     /// The jobs of `user` that `filter` lets through, newest first.
-    pub async fn list(&self, _user: UserId, _filter: JobFilter) -> Result<Vec<Job>> {
-        unimplemented!()
+    pub async fn list(&self, user: UserId, filter: JobFilter) -> Result<Vec<Job>> {
+        table::list(self.store.db(), user, filter).await
     }
 
     /// Ask for the end of a job of `user`. A queued one is cancelled at once; a running one gets
-    /// `cancel_requested_at`; one that ended is answered as it is.
-    pub async fn cancel(&self, _user: UserId, _id: JobId) -> Result<Option<Job>> {
-        unimplemented!()
+    /// `cancel_requested_at`, which its worker sees with its next beat; one that ended is answered as
+    /// it is.
+    pub async fn cancel(&self, user: UserId, id: JobId) -> Result<Option<Job>> {
+        loop {
+            let Some(seen) = table::find(self.store.db(), user, id).await? else { return Ok(None) };
+            let moved = match seen.state {
+                JobState::Queued => ending::end_unheld(&self.store, &seen, JobState::Cancelled, None).await?,
+                JobState::Running => table::request_cancel(self.store.db(), user, id).await?,
+                JobState::Completed | JobState::Failed | JobState::Cancelled => Some(seen),
+            };
+            // It moved between the look and the statement; each such move is one of few.
+            if moved.is_some() {
+                return Ok(moved);
+            }
+        }
     }
 
     /// How many jobs wait before this queued one, all users together; 0 for the first.
-    pub async fn position(&self, _job: &Job) -> Result<u64> {
-        unimplemented!()
+    pub async fn position(&self, job: &Job) -> Result<u64> {
+        table::position(self.store.db(), job).await
     }
 }

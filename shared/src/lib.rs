@@ -11,9 +11,18 @@ pub mod events;
 pub mod id;
 pub mod job;
 pub mod jobs;
+pub mod lease;
+pub mod leases;
+pub mod reconciler;
 pub mod store;
 pub mod telemetry;
 pub mod time;
 pub mod user;
+pub mod workers;
+
+mod db;
+mod ending;
+mod redis;
+mod spool;
 
 pub use error::{Error, Result};

@@ -1,15 +1,32 @@
 //! The connections behind every door. Opened once in each process, cheap to clone.
 
+use std::{sync::Arc, time::Duration};
+
+use fred::{interfaces::ClientLike as _, prelude::Client};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Result, config::StoreConfig};
+use crate::{
+    Error, Result,
+    config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
+    db::{self, Db},
+    redis::{self, Purpose, signals::Signals},
+};
 
 /// The database and Redis, connected and migrated.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store(Arc<Inner>);
 
-/// How long a dependency took to answer, or that it did not.
-#[derive(Clone, Copy, Debug)]
+struct Inner {
+    db: Db,
+    redis: Client,
+    signals: Signals,
+    redis_url: SecretString,
+    timing: Timing,
+    is_one_host: bool,
+}
+
+/// Whether the dependencies answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Whether the database answered.
     pub database: bool,
@@ -19,13 +36,81 @@ pub struct Health {
 
 impl Store {
     /// Connect to both, waiting with back-off while one is away, and bring the schema up to date.
-    /// `None` when `shutdown` came first.
-    pub async fn open(_config: &StoreConfig, _shutdown: &CancellationToken) -> Result<Option<Self>> {
-        unimplemented!()
+    /// `None` when `shutdown` came first. Fails when waiting cannot help: a wrong address, a step of
+    /// the migration that the database refuses.
+    pub async fn open(config: &StoreConfig, shutdown: &CancellationToken) -> Result<Option<Self>> {
+        shutdown.run_until_cancelled(Self::connect(config)).await.transpose()
+    }
+
+    async fn connect(config: &StoreConfig) -> Result<Self> {
+        let database_url = config.database_url.expose_secret();
+        patiently("database", || async { migration::up(database_url).await.map_err(db::error) }).await?;
+        let db = patiently("database", || async { Db::connect(config).await.map_err(db::error) }).await?;
+        let redis_url = config.redis_url.expose_secret();
+        let connect = || async { redis::connect(redis_url, Purpose::Commands).await.map_err(redis::unavailable) };
+        let redis = patiently("redis", connect).await?;
+        let signals = patiently("redis", || async { Signals::connect(redis_url).await.map_err(redis::unavailable) }).await?;
+        Ok(Self(Arc::new(Inner {
+            db,
+            redis,
+            signals,
+            redis_url: config.redis_url.clone(),
+            timing: config.timing,
+            is_one_host: config.is_one_host(),
+        })))
     }
 
     /// Ask both whether they answer; never longer than two seconds.
     pub async fn health(&self) -> Health {
-        unimplemented!()
+        let limit = Duration::from_secs(2);
+        let database = tokio::time::timeout(limit, self.0.db.ping());
+        let redis = tokio::time::timeout(limit, self.0.redis.ping::<()>(None));
+        let (database, redis) = tokio::join!(database, redis);
+        Health { database: database.unwrap_or(false), redis: redis.is_ok_and(|answer| answer.is_ok()) }
+    }
+
+    /// The protocol's clocks.
+    pub fn timing(&self) -> Timing {
+        self.0.timing
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    pub(crate) fn redis(&self) -> &Client {
+        &self.0.redis
+    }
+
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.0.signals
+    }
+
+    /// Whether all processes share one host, as those of a SQLite file must.
+    pub(crate) fn is_one_host(&self) -> bool {
+        self.0.is_one_host
+    }
+
+    /// A connection of its own for blocking reads.
+    pub(crate) async fn fetch_client(&self) -> Result<Client> {
+        redis::connect(self.0.redis_url.expose_secret(), Purpose::Fetch).await.map_err(redis::unavailable)
+    }
+}
+
+/// Try until it works, waiting longer each time and saying so. Only an outage is worth waiting for.
+async fn patiently<T, F>(service: &str, attempt: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut delay = Duration::from_millis(250);
+    loop {
+        match attempt().await {
+            Err(Error::Unavailable { source, .. }) => {
+                tracing::warn!(cause = %source, "The {service} is not reachable yet; trying again in {delay:?}");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(5));
     }
 }

@@ -1,0 +1,455 @@
+//! A job's row and every move it can make. Each move is one statement that names the state it expects;
+//! those of a lease holder name the attempt as well, and no rows means "not yours any more".
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{Db, execute, row, rows};
+use crate::{
+    Error, Result,
+    event::StartReason,
+    id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
+    job::{Job, JobError, JobResult, JobState, NanoUsd, Usage},
+    jobs::{JobFilter, NewJob},
+    time::Timestamp,
+};
+
+#[derive(FromQueryResult)]
+struct Row {
+    id: Uuid,
+    user_id: Uuid,
+    api_key_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    request: String,
+    traceparent: Option<String>,
+    state: String,
+    attempt: i32,
+    failures: i32,
+    reclaims: i32,
+    max_failures: i32,
+    max_reclaims: i32,
+    start_reason: String,
+    worker_id: Option<Uuid>,
+    run_at: i64,
+    cancel_requested_at: Option<i64>,
+    streamed: bool,
+    model: Option<String>,
+    result: Option<String>,
+    error: Option<String>,
+    usage: Option<String>,
+    cost_nano_usd: i64,
+    start_ms: Option<i64>,
+    first_token_ms: Option<i64>,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+}
+
+/// A column whose content this version cannot read.
+fn unreadable(source: impl Into<crate::error::Cause>) -> Error {
+    Error::Internal { what: "a job's row holds what this version cannot read", source: source.into() }
+}
+
+fn json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
+    text.map(|text| serde_json::from_str(&text)).transpose().map_err(unreadable)
+}
+
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+impl TryFrom<Row> for Job {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let at = |ms: Option<i64>| ms.map(Timestamp::from_unix_ms);
+        let span = |ms: Option<i64>| ms.and_then(|ms| u64::try_from(ms).ok());
+        Ok(Self {
+            id: JobId::from_uuid(row.id),
+            user_id: UserId::from_uuid(row.user_id),
+            api_key_id: row.api_key_id.map(ApiKeyId::from_uuid),
+            session_id: row.session_id.map(SessionId::from_uuid),
+            state: row.state.parse().map_err(unreadable)?,
+            spec: serde_json::from_str(&row.request).map_err(unreadable)?,
+            attempt: count(row.attempt),
+            failures: count(row.failures),
+            reclaims: count(row.reclaims),
+            max_failures: count(row.max_failures),
+            max_reclaims: count(row.max_reclaims),
+            streamed: row.streamed,
+            worker_id: row.worker_id.map(WorkerId::from_uuid),
+            created_at: Timestamp::from_unix_ms(row.created_at),
+            started_at: at(row.started_at),
+            finished_at: at(row.finished_at),
+            cancel_requested_at: at(row.cancel_requested_at),
+            model: row.model,
+            result: json(row.result)?,
+            error: json(row.error)?,
+            usage: json(row.usage)?,
+            cost: NanoUsd(row.cost_nano_usd),
+            start_ms: span(row.start_ms),
+            first_token_ms: span(row.first_token_ms),
+            traceparent: row.traceparent,
+            start_reason: start_reason(&row.start_reason)?,
+            run_at: Timestamp::from_unix_ms(row.run_at),
+        })
+    }
+}
+
+fn start_reason(word: &str) -> Result<StartReason> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).map_err(unreadable)
+}
+
+fn start_reason_word(reason: StartReason) -> &'static str {
+    match reason {
+        StartReason::First => "first",
+        StartReason::WorkerLost => "worker_lost",
+        StartReason::Retry => "retry",
+        StartReason::Drained => "drained",
+    }
+}
+
+async fn job(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<Job>> {
+    row::<Row>(db, sql, values).await?.map(Job::try_from).transpose()
+}
+
+async fn jobs(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<Job>> {
+    rows::<Row>(db, sql, values).await?.into_iter().map(Job::try_from).collect()
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn number(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+fn text(value: &impl serde::Serialize) -> String {
+    // A NUL is legal in JSON only as an escape, which both databases store as plain text.
+    serde_json::to_string(value).expect("these types have only string keys")
+}
+
+/// How often a job is tried.
+pub struct Limits {
+    /// The most failures of its own.
+    pub failures: u32,
+    /// The most workers lost while running it.
+    pub reclaims: u32,
+    /// The longest wait for a worker.
+    pub queue_timeout: Duration,
+}
+
+/// Insert a queued job. `None` when its idempotency key is taken.
+pub async fn insert(db: &Db, id: JobId, new: &NewJob, request: &str, request_hash: &[u8], limits: &Limits) -> Result<Option<Job>> {
+    job(
+        db.pool(),
+        "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
+                           max_failures, max_reclaims, run_at, queue_deadline_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, {now}, {now} + $11, {now})
+         ON CONFLICT (user_id, idempotency_key) DO NOTHING
+         RETURNING *",
+        [
+            id.uuid().into(),
+            new.user_id.uuid().into(),
+            new.api_key_id.map(ApiKeyId::uuid).into(),
+            new.idempotency_key.clone().into(),
+            new.idempotency_key.as_ref().map(|_| request_hash.to_vec()).into(),
+            request.into(),
+            new.spec.priority.rank().into(),
+            new.traceparent.clone().into(),
+            number(limits.failures).into(),
+            number(limits.reclaims).into(),
+            ms(limits.queue_timeout).into(),
+        ],
+    )
+    .await
+}
+
+/// The job that took an idempotency key, and the hash of its request.
+pub async fn find_by_idempotency_key(db: &Db, user: UserId, key: &str) -> Result<Option<(Job, Vec<u8>)>> {
+    #[derive(FromQueryResult)]
+    struct Hash {
+        request_hash: Vec<u8>,
+    }
+    let by_key = [user.uuid().into(), Value::from(key)];
+    let sql = "SELECT request_hash FROM jobs WHERE user_id = $1 AND idempotency_key = $2";
+    let Some(hash) = row::<Hash>(db.pool(), sql, by_key.clone()).await? else { return Ok(None) };
+    let found = job(db.pool(), "SELECT * FROM jobs WHERE user_id = $1 AND idempotency_key = $2", by_key).await?;
+    Ok(found.map(|job| (job, hash.request_hash)))
+}
+
+pub async fn find(db: &Db, user: UserId, id: JobId) -> Result<Option<Job>> {
+    job(db.pool(), "SELECT * FROM jobs WHERE id = $1 AND user_id = $2", [id.uuid().into(), user.uuid().into()]).await
+}
+
+pub async fn get(db: &impl ConnectionTrait, id: JobId) -> Result<Option<Job>> {
+    job(db, "SELECT * FROM jobs WHERE id = $1", [id.uuid().into()]).await
+}
+
+/// A user's jobs, newest first.
+pub async fn list(db: &Db, user: UserId, filter: JobFilter) -> Result<Vec<Job>> {
+    let mut conditions = vec!["user_id = $1".to_owned()];
+    let mut values: Vec<Value> = vec![user.uuid().into()];
+    let mut narrow = |comparison: &str, value: Value| {
+        values.push(value);
+        conditions.push(format!("{comparison} ${}", values.len()));
+    };
+    if let Some(state) = filter.state {
+        narrow("state =", state.as_str().into());
+    }
+    if let Some(session) = filter.session_id {
+        narrow("session_id =", session.uuid().into());
+    }
+    if let Some(before) = filter.before {
+        narrow("id <", before.uuid().into());
+    }
+    values.push(i64::from(filter.limit).into());
+    let sql = format!("SELECT * FROM jobs WHERE {} ORDER BY id DESC LIMIT ${}", conditions.join(" AND "), values.len());
+    jobs(db.pool(), &sql, values).await
+}
+
+/// How many queued jobs go before this one.
+pub async fn position(db: &Db, waiting: &Job) -> Result<u64> {
+    #[derive(FromQueryResult)]
+    struct Count {
+        n: i64,
+    }
+    let sql = "SELECT count(*) AS n FROM jobs WHERE state = 'queued' AND (priority > $1 OR (priority = $1 AND id < $2))";
+    let count: Option<Count> = row(db.pool(), sql, [waiting.spec.priority.rank().into(), waiting.id.uuid().into()]).await?;
+    Ok(count.and_then(|count| u64::try_from(count.n).ok()).unwrap_or(0))
+}
+
+/// Note that a job was rung for, unless it moved since.
+pub async fn mark_dispatched(db: &Db, id: JobId, attempt: u32) -> Result<()> {
+    let sql = "UPDATE jobs SET dispatched = TRUE WHERE id = $1 AND attempt = $2 AND state = 'queued'";
+    execute(db.pool(), sql, [id.uuid().into(), number(attempt).into()]).await?;
+    Ok(())
+}
+
+/// A claim that was refused while the job still waits: it must be rung for again.
+pub async fn mark_undispatched(db: &Db, id: JobId) -> Result<()> {
+    execute(db.pool(), "UPDATE jobs SET dispatched = FALSE WHERE id = $1 AND state = 'queued'", [id.uuid().into()]).await?;
+    Ok(())
+}
+
+/// Jobs that may run and were not rung for, oldest first, with how often each was claimed.
+pub async fn to_dispatch(db: &Db, limit: u32) -> Result<Vec<(JobId, u32)>> {
+    #[derive(FromQueryResult)]
+    struct Waiting {
+        id: Uuid,
+        attempt: i32,
+    }
+    let sql = "SELECT id, attempt FROM jobs WHERE state = 'queued' AND NOT dispatched AND run_at <= {now} ORDER BY run_at LIMIT $1";
+    let waiting: Vec<Waiting> = rows(db.pool(), sql, [i64::from(limit).into()]).await?;
+    Ok(waiting.into_iter().map(|row| (JobId::from_uuid(row.id), count(row.attempt))).collect())
+}
+
+/// Give a queued job to a living worker. `None` when it may not run, or not there.
+pub async fn claim(db: &Db, id: JobId, worker: WorkerId) -> Result<Option<Job>> {
+    // The lock on the worker's row makes a claim and a death sentence see each other.
+    job(
+        db.pool(),
+        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead {for_share})
+         UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $2, started_at = {now},
+                         streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
+         WHERE id = $1 AND state = 'queued' AND run_at <= {now} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)
+         RETURNING *",
+        [id.uuid().into(), worker.uuid().into()],
+    )
+    .await
+}
+
+/// Note that a client may have seen output of this attempt. False when fenced.
+pub async fn mark_streamed(db: &Db, id: JobId, attempt: u32, worker: WorkerId) -> Result<bool> {
+    let sql = "UPDATE jobs SET streamed = TRUE WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND state = 'running'";
+    Ok(execute(db.pool(), sql, holder(id, attempt, worker)).await? == 1)
+}
+
+fn holder(id: JobId, attempt: u32, worker: WorkerId) -> [Value; 3] {
+    [id.uuid().into(), number(attempt).into(), worker.uuid().into()]
+}
+
+/// What a lease holder knows at the end of its attempt.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The model that answered.
+    pub model: Option<String>,
+    /// Tokens of this attempt.
+    pub usage: Option<Usage>,
+    /// What this attempt cost.
+    pub cost: NanoUsd,
+    /// From the claim to a CLI that has taken the message.
+    pub start_ms: Option<u64>,
+    /// From the claim to the first text.
+    pub first_token_ms: Option<u64>,
+    /// The last words of the CLI on its standard error, for the operator.
+    pub stderr_tail: Option<String>,
+}
+
+/// Where a lease holder moves its job.
+pub enum Move<'a> {
+    /// To a terminal state.
+    End { state: JobState, result: Option<&'a JobResult>, error: Option<&'a JobError> },
+    /// Back to the queue after a failure, or to `failed` with `exhausted` when it was the last one
+    /// allowed, or to `cancelled` when somebody asked.
+    Retry { exhausted: &'a JobError, delay: Duration, queue_timeout: Duration },
+    /// Back to the queue without a failure, or to `cancelled` when somebody asked.
+    HandBack { queue_timeout: Duration },
+}
+
+const REPORT: &str = "model = COALESCE($4, model), usage = COALESCE($5, usage), cost_nano_usd = cost_nano_usd + $6, start_ms = $7,
+                      first_token_ms = $8, stderr_tail = $9, running_usage = NULL";
+const HELD: &str = "WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND state = 'running' RETURNING *";
+
+/// Move a job on behalf of its lease holder. `None` when fenced.
+pub async fn settle(
+    db: &impl ConnectionTrait,
+    id: JobId,
+    attempt: u32,
+    worker: WorkerId,
+    report: &Report,
+    next: Move<'_>,
+) -> Result<Option<Job>> {
+    let span = |ms: Option<u64>| ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    // PostgreSQL cannot store a NUL in a text.
+    let plain = |text: &Option<String>| text.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
+    let mut values = Vec::from(holder(id, attempt, worker));
+    values.extend([
+        plain(&report.model).into(),
+        report.usage.as_ref().map(text).into(),
+        report.cost.0.into(),
+        span(report.start_ms).into(),
+        span(report.first_token_ms).into(),
+        plain(&report.stderr_tail).into(),
+    ]);
+    let sql = match next {
+        Move::End { state, result, error } => {
+            values.extend([state.as_str().into(), result.map(text).into(), error.map(text).into()]);
+            format!("UPDATE jobs SET {REPORT}, state = $10, result = $11, error = $12, finished_at = {{now}} {HELD}")
+        }
+        Move::Retry { exhausted, delay, queue_timeout } => {
+            values.extend([text(exhausted).into(), ms(delay).into(), ms(queue_timeout).into()]);
+            let over = "cancel_requested_at IS NOT NULL OR failures + 1 >= max_failures";
+            let last = "cancel_requested_at IS NULL AND failures + 1 >= max_failures";
+            format!(
+                "UPDATE jobs SET {REPORT}, failures = failures + 1, dispatched = FALSE, start_reason = 'retry',
+                        state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN {last} THEN 'failed' ELSE 'queued' END,
+                        error = CASE WHEN {last} THEN $10 END,
+                        dead_letter = CASE WHEN {last} THEN TRUE ELSE FALSE END,
+                        finished_at = CASE WHEN {over} THEN {{now}} END,
+                        run_at = {{now}} + $11, queue_deadline_at = {{now}} + $11 + $12 {HELD}"
+            )
+        }
+        Move::HandBack { queue_timeout } => {
+            values.push(ms(queue_timeout).into());
+            format!(
+                "UPDATE jobs SET {REPORT}, dispatched = FALSE, start_reason = 'drained',
+                        state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
+                        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN {{now}} END,
+                        run_at = {{now}}, queue_deadline_at = {{now}} + $10 {HELD}"
+            )
+        }
+    };
+    job(db, &sql, values).await
+}
+
+/// End a job that no lease holder will end: one that is queued, or running on a worker that is dead.
+/// Raises the attempt, which fences whoever still writes. `None` when it moved since it was read.
+pub async fn end_unheld(db: &impl ConnectionTrait, seen: &Job, state: JobState, error: Option<&JobError>) -> Result<Option<Job>> {
+    let dead_letter = error.is_some_and(|error| error.code == "attempts_exhausted");
+    job(
+        db,
+        "UPDATE jobs SET state = $4, attempt = attempt + 1, error = $5, dead_letter = $6, finished_at = {now}, running_usage = NULL,
+                         cancel_requested_at = CASE WHEN $4 = 'cancelled' THEN COALESCE(cancel_requested_at, {now}) ELSE cancel_requested_at END
+         WHERE id = $1 AND attempt = $2 AND state = $3 RETURNING *",
+        [
+            seen.id.uuid().into(),
+            number(seen.attempt).into(),
+            seen.state.as_str().into(),
+            state.as_str().into(),
+            error.map(text).into(),
+            dead_letter.into(),
+        ],
+    )
+    .await
+}
+
+/// Put a job of a dead worker back into the queue. `None` when it moved since it was read.
+pub async fn reclaim(db: &impl ConnectionTrait, seen: &Job, queue_timeout: Duration) -> Result<Option<Job>> {
+    job(
+        db,
+        "UPDATE jobs SET state = 'queued', reclaims = reclaims + 1, dispatched = FALSE, start_reason = $4, run_at = {now},
+                         queue_deadline_at = {now} + $3
+         WHERE id = $1 AND attempt = $2 AND state = 'running' RETURNING *",
+        [seen.id.uuid().into(), number(seen.attempt).into(), ms(queue_timeout).into(), start_reason_word(StartReason::WorkerLost).into()],
+    )
+    .await
+}
+
+/// The running jobs of a worker, held against everyone else until the transaction ends.
+pub async fn running_on(db: &impl ConnectionTrait, worker: Uuid) -> Result<Vec<Job>> {
+    jobs(db, "SELECT * FROM jobs WHERE worker_id = $1 AND state = 'running' ORDER BY id {for_update}", [worker.into()]).await
+}
+
+/// Queued jobs that waited longer than they wanted to.
+pub async fn overdue(db: &Db, limit: u32) -> Result<Vec<Job>> {
+    jobs(
+        db.pool(),
+        "SELECT * FROM jobs WHERE state = 'queued' AND queue_deadline_at <= {now} ORDER BY queue_deadline_at LIMIT $1",
+        [i64::from(limit).into()],
+    )
+    .await
+}
+
+/// Ask the holder of a running job to end it. `None` when it is not running.
+pub async fn request_cancel(db: &Db, user: UserId, id: JobId) -> Result<Option<Job>> {
+    job(
+        db.pool(),
+        "UPDATE jobs SET cancel_requested_at = COALESCE(cancel_requested_at, {now})
+         WHERE id = $1 AND user_id = $2 AND state = 'running' RETURNING *",
+        [id.uuid().into(), user.uuid().into()],
+    )
+    .await
+}
+
+/// Keep the events of a job's last attempt, compressed, in the transaction that ends it.
+pub async fn insert_log(db: &impl ConnectionTrait, id: JobId, attempt: u32, events: Vec<u8>, n_events: u32) -> Result<()> {
+    execute(
+        db,
+        "INSERT INTO job_log (job_id, attempt, events, n_events, created_at) VALUES ($1, $2, $3, $4, {now})",
+        [id.uuid().into(), number(attempt).into(), events.into(), number(n_events).into()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The compressed events of a job that ended.
+pub async fn find_log(db: &Db, id: JobId) -> Result<Option<Vec<u8>>> {
+    #[derive(FromQueryResult)]
+    struct Log {
+        events: Vec<u8>,
+    }
+    Ok(row::<Log>(db.pool(), "SELECT events FROM job_log WHERE job_id = $1", [id.uuid().into()]).await?.map(|log| log.events))
+}
+
+/// Jobs whose end may not be in Redis yet, oldest first.
+pub async fn to_finalize(db: &Db, older_than: Duration, limit: u32) -> Result<Vec<JobId>> {
+    #[derive(FromQueryResult)]
+    struct Id {
+        id: Uuid,
+    }
+    let sql = "SELECT id FROM jobs WHERE NOT finalized AND state IN ('completed', 'failed', 'cancelled') AND finished_at <= {now} - $1
+               ORDER BY finished_at LIMIT $2";
+    let ids: Vec<Id> = rows(db.pool(), sql, [ms(older_than).into(), i64::from(limit).into()]).await?;
+    Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
+}
+
+/// Note that a job's whole log, its end included, reached Redis and its doorbell is gone.
+pub async fn mark_finalized(db: &Db, id: JobId) -> Result<()> {
+    execute(db.pool(), "UPDATE jobs SET finalized = TRUE WHERE id = $1", [id.uuid().into()]).await?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The database: what is true. The only place that knows tables and columns. One SQL text serves both
+//! databases; `{now}` and `{for_share}` stand for the little they say differently.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
+    sqlx::{self, sqlite::SqliteJournalMode, sqlite::SqliteSynchronous},
+};
+
+use crate::{
+    Error, Result,
+    config::{ExposeSecret as _, StoreConfig},
+};
+
+pub mod jobs;
+pub mod leader;
+pub mod workers;
+
+/// A pool of connections to either database.
+#[derive(Clone)]
+pub struct Db {
+    pool: DatabaseConnection,
+}
+
+impl Db {
+    /// Connect to a migrated database.
+    pub async fn connect(config: &StoreConfig) -> Result<Self, DbErr> {
+        let mut options = ConnectOptions::new(config.database_url.expose_secret());
+        options
+            .max_connections(config.database_connections)
+            .min_connections(1)
+            .connect_timeout(Duration::from_secs(3))
+            .acquire_timeout(Duration::from_secs(3))
+            .max_lifetime(Duration::from_mins(10))
+            .test_before_acquire_if_idle_for(Duration::from_secs(5))
+            .sqlx_logging(false)
+            // A process that was stopped or cut off must not hold a row that recovery waits for.
+            .map_sqlx_postgres_opts(|postgres| {
+                postgres.options([("lock_timeout", "2s"), ("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "5s")])
+            })
+            .map_sqlx_sqlite_opts(|sqlite| {
+                sqlite
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(Duration::from_secs(5))
+                    .foreign_keys(true)
+            });
+        Ok(Self { pool: sea_orm::Database::connect(options).await? })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> bool {
+        self.pool.ping().await.is_ok()
+    }
+
+    /// A transaction that may write. On SQLite it takes the writer's place at once: one that turned from
+    /// reading to writing later would fail.
+    pub async fn begin(&self) -> Result<DatabaseTransaction> {
+        let options =
+            TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
+        self.pool.begin_with_options(options).await.map_err(error)
+    }
+
+    /// The connections themselves, for a single statement.
+    pub fn pool(&self) -> &DatabaseConnection {
+        &self.pool
+    }
+}
+
+/// Run a statement that answers rows.
+async fn rows<T: FromQueryResult>(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<T>> {
+    let answers = db.query_all_raw(statement(db, sql, values)).await.map_err(error)?;
+    answers.iter().map(|row| T::from_query_result(row, "")).collect::<Result<_, _>>().map_err(error)
+}
+
+/// Run a statement that answers at most one row.
+async fn row<T: FromQueryResult>(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<T>> {
+    let answer = db.query_one_raw(statement(db, sql, values)).await.map_err(error)?;
+    answer.map(|row| T::from_query_result(&row, "")).transpose().map_err(error)
+}
+
+/// Run a statement and count the rows it touched.
+async fn execute(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64> {
+    Ok(db.execute_raw(statement(db, sql, values)).await.map_err(error)?.rows_affected())
+}
+
+fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    let backend = db.get_database_backend();
+    let (now, for_share, for_update) = match backend {
+        // One writer at a time gives the order that the row locks give.
+        DbBackend::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", ""),
+        _ => ("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", "FOR SHARE", "FOR UPDATE"),
+    };
+    let sql = sql.replace("{now}", now).replace("{for_share}", for_share).replace("{for_update}", for_update);
+    Statement::from_sql_and_values(backend, sql, values)
+}
+
+/// Commit, and say what a failure means.
+pub async fn commit(transaction: DatabaseTransaction) -> Result<()> {
+    transaction.commit().await.map_err(error)
+}
+
+/// What a failure of the database means to a caller.
+pub fn error(source: DbErr) -> Error {
+    if is_passing(&source) {
+        Error::Unavailable { service: "database", source: source.into() }
+    } else {
+        Error::Internal { what: "the database refused a statement", source: source.into() }
+    }
+}
+
+/// Whether the same statement may pass later: the connection broke, or somebody was in the way.
+fn is_passing(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) => true,
+        DbErr::Conn(RuntimeErr::SqlxError(source))
+        | DbErr::Exec(RuntimeErr::SqlxError(source))
+        | DbErr::Query(RuntimeErr::SqlxError(source)) => match source.as_ref() {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => true,
+            sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| is_passing_code(&code)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// PostgreSQL's classes 08 (connection), 40 (rollback), 53 (resources), 57 (operator), 55P03 (lock not
+/// available) and 25P03 (idle in transaction); SQLite's BUSY, LOCKED, IOERR, FULL, CANTOPEN.
+fn is_passing_code(code: &str) -> bool {
+    if code.len() == 5 {
+        return ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25P03");
+    }
+    // SQLite puts the primary code into the low byte.
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_may_pass_and_a_broken_law_will_not() {
+        for passing in ["08006", "40001", "53300", "57P01", "57014", "55P03", "5", "517", "6", "13"] {
+            assert!(is_passing_code(passing), "{passing}");
+        }
+        for lasting in ["23505", "42601", "22P05", "P0001", "19", "2067", "1"] {
+            assert!(!is_passing_code(lasting), "{lasting}");
+        }
+    }
+}

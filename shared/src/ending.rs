@@ -1,0 +1,103 @@
+//! The end of a job without a living lease holder, and the way of any end into Redis. The terminal
+//! event is written in the transaction that ends the job, so it never needs a living worker.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    Error, Result,
+    db::{self, jobs as table},
+    event::{Event, EventBody, EventId},
+    id::JobId,
+    job::{Job, JobError, JobState},
+    redis::{
+        log::{self, Appended},
+        queue,
+    },
+    store::Store,
+    time::Timestamp,
+};
+
+/// How long the log of a job that ended stays in Redis; after that it is read from the record.
+pub const LOG_LIFE_AFTER_END: Duration = Duration::from_mins(2);
+
+/// The most events of one append.
+pub const BATCH: usize = 256;
+
+/// The last event of a job that ended, with the number `id`.
+pub fn terminal_event(job: &Job, id: EventId) -> Result<Event> {
+    let not_ended = || Error::Internal { what: "a job that has not ended has no last event", source: job.state.as_str().into() };
+    let body = EventBody::terminal(job.view()).ok_or_else(not_ended)?;
+    Ok(Event::new(id, &body, job.finished_at.unwrap_or_else(Timestamp::now)))
+}
+
+/// End a job that is queued, or running on a worker that is dead, and tell its followers. `None` when it
+/// moved since `seen` was read.
+pub async fn end_unheld(store: &Store, seen: &Job, state: JobState, error: Option<&JobError>) -> Result<Option<Job>> {
+    let transaction = store.db().begin().await?;
+    let Some(ended) = end_unheld_in(&transaction, seen, state, error).await? else { return Ok(None) };
+    db::commit(transaction).await?;
+    tell(store, ended.id).await;
+    Ok(Some(ended))
+}
+
+/// The same as a part of a larger transaction; the caller tells the followers after its commit.
+pub async fn end_unheld_in(
+    transaction: &sea_orm::DatabaseTransaction,
+    seen: &Job,
+    state: JobState,
+    error: Option<&JobError>,
+) -> Result<Option<Job>> {
+    let Some(ended) = table::end_unheld(transaction, seen, state, error).await? else { return Ok(None) };
+    let event = terminal_event(&ended, EventId::first(ended.attempt))?;
+    table::insert_log(transaction, ended.id, ended.attempt, pack(&event.json)?, 1).await?;
+    Ok(Some(ended))
+}
+
+/// Bring an end into Redis now; the leader does it later otherwise.
+pub async fn tell(store: &Store, id: JobId) {
+    if let Err(error) = finalize(store, id).await {
+        tracing::warn!(job.id = %id, %error, "Left the end of job `{id}` to the leader to announce");
+    }
+}
+
+/// Complete a finished job's log in Redis from the record and take its doorbell away. Idempotent.
+pub async fn finalize(store: &Store, id: JobId) -> Result<()> {
+    if let Some(packed) = table::find_log(store.db(), id).await? {
+        append_missing(store, id, &unpack(&packed)?).await?;
+    }
+    queue::done(store.redis(), id, None).await?;
+    table::mark_finalized(store.db(), id).await
+}
+
+async fn append_missing(store: &Store, id: JobId, events: &[Event]) -> Result<()> {
+    for batch in events.chunks(BATCH) {
+        let json: Vec<Bytes> = batch.iter().map(|event| event.json.clone()).collect();
+        match log::append(store.redis(), id, batch[0].id, &json, LOG_LIFE_AFTER_END).await? {
+            Appended::Whole { .. } => {}
+            // Only Redis losing the log between two batches; the leader comes back to it.
+            Appended::Gap { .. } => return Err(Error::Unavailable { service: "redis", source: "the log was lost on the way".into() }),
+            // A newer attempt in the log than in the record of a job that ended cannot be.
+            Appended::Fenced => return Err(Error::Fenced),
+        }
+    }
+    Ok(())
+}
+
+/// Compress a log: one event a line.
+pub fn pack(lines: &[u8]) -> Result<Vec<u8>> {
+    const LEVEL: i32 = 3;
+    zstd::bulk::compress(lines, LEVEL).map_err(|source| Error::Internal { what: "could not compress a job's log", source: source.into() })
+}
+
+/// The events of a compressed log.
+pub fn unpack(packed: &[u8]) -> Result<Vec<Event>> {
+    let unreadable = |source: crate::error::Cause| Error::Internal { what: "could not read a job's stored log", source };
+    let lines = Bytes::from(zstd::stream::decode_all(packed).map_err(|source| unreadable(source.into()))?);
+    lines
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| Event::from_json(lines.slice_ref(line)).ok_or_else(|| unreadable("not an event".into())))
+        .collect()
+}

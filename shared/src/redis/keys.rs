@@ -1,0 +1,22 @@
+//! Every key and channel. Braces make the keys of one script share a Redis Cluster slot.
+
+use crate::id::JobId;
+
+/// The stream of doorbells: one entry for each job that waits or runs.
+pub const WORK: &str = "{q}:work";
+/// Hash: job → its entry in [`WORK`].
+pub const INDEX: &str = "{q}:idx";
+/// The consumer group of all workers.
+pub const GROUP: &str = "w";
+/// The leader's stamp: who led when, by the database's clock. Stale: nobody can reach the database.
+pub const LEADER_STAMP: &str = "leader:stamp";
+
+/// One job's numbered log.
+pub fn log(job: JobId) -> String {
+    format!("j:{{{}}}:log", job.uuid().simple())
+}
+
+/// Where the growth of one job's log is announced.
+pub fn channel(job: JobId) -> String {
+    format!("j:{{{}}}:ch", job.uuid().simple())
+}
