@@ -1,1 +1,3 @@
-//! placeholder
+//! Turns jobs into Claude CLI processes and their output into events.
+
+pub mod claude;

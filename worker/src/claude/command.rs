@@ -1,0 +1,270 @@
+//! How the CLI is started for a job: its arguments and its environment, both whole. No setting, hook, MCP
+//! server or memory file of the workspace or the machine reaches it, and no prompt is an argument:
+//! prompts go in by [`super::control`].
+
+use std::{path::PathBuf, time::Duration};
+
+use shared::job::{ChatSpec, Effort, Thinking};
+
+/// What `exec` needs besides the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Everything after the program's name.
+    pub args: Vec<String>,
+    /// The whole environment; nothing is inherited.
+    pub env: Vec<(String, String)>,
+}
+
+/// Where the process lives.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// An empty home. The CLI must not fall back to that of the worker's user.
+    pub home: PathBuf,
+    /// The CLI's own files, transcripts among them.
+    pub config_dir: PathBuf,
+    /// Temporary files, of its tools too.
+    pub tmp_dir: PathBuf,
+    /// Where its tools look for programs.
+    pub path: String,
+    /// The way to the API.
+    pub relay: Relay,
+    /// How long the API may take to begin an answer.
+    pub api_timeout: Duration,
+    /// How long the API may be silent in the middle of an answer. The CLI takes no less than 10 s.
+    pub stream_idle_timeout: Duration,
+    /// The W3C trace this job belongs to, for tools that report one.
+    pub traceparent: Option<String>,
+}
+
+/// The relay that stands for the API and adds the credential, which a job never holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// A socket in a directory of the job's; works without any network.
+    UnixSocket(PathBuf),
+    /// A URL on loopback.
+    Url(String),
+}
+
+/// Stands where the CLI insists on a credential.
+pub const PLACEHOLDER_KEY: &str = "added-by-the-relay";
+
+/// The command line of a one-shot job that may use `tools`.
+pub fn build(spec: &ChatSpec, tools: &[String], surroundings: &Surroundings) -> CommandLine {
+    CommandLine { args: arguments(spec, tools), env: environment(surroundings) }
+}
+
+/// The arguments. Values are joined to their flags: none can be read as a flag of its own.
+fn arguments(spec: &ChatSpec, tools: &[String]) -> Vec<String> {
+    let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
+    if tools.is_empty() {
+        args.extend(["--bare", "--tools="].map(str::to_owned));
+    } else {
+        let tools = tools.join(",");
+        args.push(format!("--tools={tools}"));
+        args.push(format!("--allowedTools={tools}"));
+        args.push("--permission-mode=dontAsk".to_owned());
+        args.push("--forward-subagent-text".to_owned());
+    }
+    let options = [
+        ("--model", spec.model.clone()),
+        ("--fallback-model", spec.fallback_model.clone()),
+        ("--effort", spec.effort.map(Effort::as_str).map(str::to_owned)),
+        ("--thinking", spec.thinking.map(Thinking::as_str).map(str::to_owned)),
+        ("--max-turns", spec.max_turns.map(|turns| turns.to_string())),
+        ("--max-budget-usd", spec.max_budget_usd.map(|usd| usd.to_string())),
+    ];
+    args.extend(options.into_iter().filter_map(|(flag, value)| value.map(|value| format!("{flag}={value}"))));
+    args
+}
+
+/// The environment, as an allow-list. Tools see all of it.
+pub fn environment(surroundings: &Surroundings) -> Vec<(String, String)> {
+    let Surroundings { home, config_dir, tmp_dir, path, relay, api_timeout, stream_idle_timeout, traceparent } = surroundings;
+    let (base_url, socket) = match relay {
+        Relay::Url(url) => (url.clone(), None),
+        // The CLI wants a URL even if it never looks up its host.
+        Relay::UnixSocket(socket) => ("http://localhost".to_owned(), Some(text(socket))),
+    };
+    let own = [
+        ("HOME", Some(text(home))),
+        ("CLAUDE_CONFIG_DIR", Some(text(config_dir))),
+        ("TMPDIR", Some(text(tmp_dir))),
+        ("CLAUDE_CODE_TMPDIR", Some(text(tmp_dir))),
+        ("PATH", Some(path.clone())),
+        ("ANTHROPIC_BASE_URL", Some(base_url)),
+        ("ANTHROPIC_UNIX_SOCKET", socket),
+        ("ANTHROPIC_API_KEY", Some(PLACEHOLDER_KEY.to_owned())),
+        ("API_TIMEOUT_MS", Some(api_timeout.as_millis().to_string())),
+        ("CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS", Some(stream_idle_timeout.as_millis().to_string())),
+        ("TRACEPARENT", traceparent.clone()),
+    ];
+    let own = own.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));
+    own.chain(FIXED_ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect()
+}
+
+/// What every job is started with.
+const BASE: [&str; 9] = [
+    "-p",
+    "--output-format=stream-json",
+    "--input-format=stream-json",
+    "--verbose",
+    "--include-partial-messages",
+    "--setting-sources=",
+    "--strict-mcp-config",
+    "--disable-slash-commands",
+    "--no-session-persistence",
+];
+
+const FIXED_ENV: [(&str, &str); 10] = [
+    ("LANG", "C.UTF-8"),
+    ("TERM", "dumb"),
+    // The relay is on loopback: no proxy may come between.
+    ("NO_PROXY", "127.0.0.1,localhost"),
+    ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
+    ("DISABLE_TELEMETRY", "1"),
+    ("DISABLE_AUTOUPDATER", "1"),
+    ("DISABLE_ERROR_REPORTING", "1"),
+    // Without it nothing tells that a turn's result is the last.
+    ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1"),
+    // The CLI's own ten retries take three minutes of a slot; a job is retried as a whole.
+    ("CLAUDE_CODE_MAX_RETRIES", "2"),
+    ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1"),
+];
+
+/// A path that the worker made itself, of plain names.
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::job::Message;
+
+    use super::*;
+
+    fn surroundings(relay: Relay) -> Surroundings {
+        Surroundings {
+            home: "/home/job".into(),
+            config_dir: "/cfg".into(),
+            tmp_dir: "/tmp".into(),
+            path: "/usr/bin:/bin".into(),
+            relay,
+            api_timeout: Duration::from_mins(2),
+            stream_idle_timeout: Duration::from_mins(1),
+            traceparent: None,
+        }
+    }
+
+    fn socket() -> Surroundings {
+        surroundings(Relay::UnixSocket("/sock/api.sock".into()))
+    }
+
+    #[test]
+    fn a_chat_only_job_has_no_tools_and_reads_no_settings() {
+        let line = build(&ChatSpec::text("hi"), &[], &socket());
+
+        assert_eq!(
+            line.args.join(" "),
+            "-p --output-format=stream-json --input-format=stream-json --verbose --include-partial-messages --setting-sources= \
+             --strict-mcp-config --disable-slash-commands --no-session-persistence --bare --tools="
+        );
+    }
+
+    #[test]
+    fn an_agent_job_may_use_its_tools_and_is_never_asked() {
+        let line = build(&ChatSpec::text("hi"), &["Bash".into(), "Read".into()], &socket());
+
+        assert!(
+            line.args
+                .join(" ")
+                .ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
+        );
+        assert!(line.args.contains(&"--setting-sources=".to_owned()));
+        assert!(!line.args.contains(&"--bare".to_owned()));
+    }
+
+    #[test]
+    fn an_option_is_one_argument_whatever_its_value() {
+        let spec = ChatSpec {
+            model: Some("--dangerously-skip-permissions".into()),
+            fallback_model: Some("a,b".into()),
+            effort: Some(Effort::Xhigh),
+            thinking: Some(Thinking::Disabled),
+            max_turns: Some(3),
+            max_budget_usd: Some(0.000_000_1),
+            ..ChatSpec::text("hi")
+        };
+
+        let line = build(&spec, &[], &socket());
+
+        assert_eq!(
+            line.args[BASE.len() + 2..],
+            [
+                "--model=--dangerously-skip-permissions",
+                "--fallback-model=a,b",
+                "--effort=xhigh",
+                "--thinking=disabled",
+                "--max-turns=3",
+                "--max-budget-usd=0.0000001"
+            ]
+        );
+    }
+
+    #[test]
+    fn prompts_are_on_no_command_line() {
+        let spec = ChatSpec {
+            message: Message::Text("secret".into()),
+            system_prompt: Some("secret".into()),
+            append_system_prompt: Some("secret".into()),
+            metadata: [("secret".into(), "secret".into())].into(),
+            ..ChatSpec::text("")
+        };
+
+        for tools in [vec![], vec!["Bash".to_owned()]] {
+            let line = format!("{:?}", build(&spec, &tools, &socket()));
+            assert!(!line.contains("secret"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_an_allow_list() {
+        let mut env = environment(&Surroundings { traceparent: Some("00-1-2-01".into()), ..socket() });
+        env.sort();
+
+        let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            env,
+            [
+                "ANTHROPIC_API_KEY=added-by-the-relay",
+                "ANTHROPIC_BASE_URL=http://localhost",
+                "ANTHROPIC_UNIX_SOCKET=/sock/api.sock",
+                "API_TIMEOUT_MS=120000",
+                "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS=60000",
+                "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+                "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS=1",
+                "CLAUDE_CODE_MAX_RETRIES=2",
+                "CLAUDE_CODE_TMPDIR=/tmp",
+                "CLAUDE_CONFIG_DIR=/cfg",
+                "DISABLE_AUTOUPDATER=1",
+                "DISABLE_ERROR_REPORTING=1",
+                "DISABLE_TELEMETRY=1",
+                "HOME=/home/job",
+                "LANG=C.UTF-8",
+                "NO_PROXY=127.0.0.1,localhost",
+                "PATH=/usr/bin:/bin",
+                "TERM=dumb",
+                "TMPDIR=/tmp",
+                "TRACEPARENT=00-1-2-01",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_relay_on_loopback_needs_no_socket() {
+        let env = environment(&surroundings(Relay::Url("http://127.0.0.1:4000/x".into())));
+
+        assert!(env.contains(&("ANTHROPIC_BASE_URL".into(), "http://127.0.0.1:4000/x".into())));
+        assert!(env.iter().all(|(name, _)| name != "ANTHROPIC_UNIX_SOCKET"));
+    }
+}
