@@ -175,9 +175,7 @@ mod tests {
         let line = build(&ChatSpec::text("hi"), &["Bash".into(), "Read".into()], &socket());
 
         assert!(
-            line.args
-                .join(" ")
-                .ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
+            line.args.join(" ").ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
         );
         assert!(line.args.contains(&"--setting-sources=".to_owned()));
         assert!(!line.args.contains(&"--bare".to_owned()));

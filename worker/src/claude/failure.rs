@@ -24,7 +24,7 @@ pub enum Retry {
     No,
     /// It may pass.
     Yes {
-        /// Not sooner than this, where the API said so.
+        /// Not sooner than this, where the API asked for patience.
         after: Option<Duration>,
     },
 }
@@ -163,10 +163,8 @@ impl Failure {
             detail = format!("{detail}: {words}");
         }
         let failure = Self::told(code, detail);
-        Some(match failure.retry {
-            Retry::Yes { .. } => Self { retry: Retry::Yes { after: turn.retry_delay }, ..failure },
-            Retry::No => failure,
-        })
+        let asks_patience = matches!(code, Code::UpstreamRateLimited | Code::UpstreamOverloaded);
+        Some(if asks_patience { Self { retry: Retry::Yes { after: turn.retry_delay }, ..failure } } else { failure })
     }
 
     /// Why a process ended without a result. `has_spoken`: whether it printed a line before.
@@ -226,7 +224,7 @@ fn code_of(turn: &TurnResult) -> Code {
     match turn.api_error_status {
         Some(429) => Code::UpstreamRateLimited,
         Some(529) => Code::UpstreamOverloaded,
-        Some(401 | 402 | 403) => Code::UpstreamAuth,
+        Some(401..=403) => Code::UpstreamAuth,
         Some(404) => Code::ModelNotFound,
         Some(413) => Code::RequestTooLarge,
         Some(408 | 409) => Code::UpstreamUnavailable,
@@ -246,5 +244,114 @@ fn code_of_word(api_error: &str) -> Code {
         "rate_limit" => Code::UpstreamRateLimited,
         "overloaded" => Code::UpstreamOverloaded,
         _ => Code::UpstreamUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stream::recorded_turns, *};
+
+    fn failure(recording: &str) -> Failure {
+        let turn = recorded_turns(recording).pop().expect("a result");
+        Failure::of_turn(&turn).unwrap_or_else(|| panic!("{recording} failed"))
+    }
+
+    #[test]
+    fn each_recorded_failure_has_its_word() {
+        use Code::*;
+        for (recording, code) in [
+            ("api_error_400", InvalidRequest),
+            ("api_error_401", UpstreamAuth),
+            ("api_error_403", UpstreamAuth),
+            ("api_error_404", ModelNotFound),
+            ("api_error_413", RequestTooLarge),
+            ("api_error_429", UpstreamRateLimited),
+            ("api_error_500", UpstreamUnavailable),
+            ("api_error_529", UpstreamOverloaded),
+            ("api_sse_overloaded", UpstreamOverloaded),
+            ("api_drop", UpstreamUnavailable),
+            ("conn_refused", UpstreamUnavailable),
+            ("bad_auth", UpstreamAuth),
+            ("no_auth", UpstreamAuth),
+            ("invalid_model", ModelNotFound),
+            ("refusal", Refused),
+            ("max_tokens", MaxOutputTokens),
+            ("max_turns", MaxTurns),
+            ("max_budget", BudgetExceeded),
+            ("structured_bad", StructuredOutputFailed),
+            ("interrupt_streaming", Interrupted),
+            ("interrupt_tool", Interrupted),
+            ("sigint_streaming", Interrupted),
+            ("session_resume_unknown", CliCrashed),
+            ("v2.1.197_api_error_400", InvalidRequest),
+        ] {
+            let failure = failure(recording);
+            assert_eq!(failure.error.code, code.as_str(), "{recording}");
+            assert_eq!(failure.error.retryable, code.is_retryable(), "{recording}");
+            assert_eq!(failure.retry != Retry::No, code.is_retryable(), "{recording}");
+            // Neither how we reach the API nor the CLI's advice for people at a terminal.
+            for inside in ["127.0.0.1", "ede_diagnostic", "login", "CLAUDE_CODE"] {
+                assert!(!failure.error.detail.contains(inside), "{recording}: {}", failure.error.detail);
+            }
+        }
+    }
+
+    #[test]
+    fn a_turn_without_error_is_no_failure() {
+        for recording in ["plain", "empty", "tool_denied", "api_sse_then_ok", "broken_stream_after_tool", "fallback_model"] {
+            for turn in recorded_turns(recording) {
+                assert_eq!(Failure::of_turn(&turn), None, "{recording}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_providers_own_wait_is_kept() {
+        assert_eq!(failure("api_error_429").retry, Retry::Yes { after: Some(Duration::from_millis(541)) });
+        assert_eq!(failure("conn_refused").retry, Retry::Yes { after: None });
+    }
+
+    #[test]
+    fn a_client_is_told_what_was_wrong_with_its_request() {
+        assert_eq!(
+            failure("api_error_400").error.detail,
+            "the model provider refused the request (status 400): API Error: 400 mock invalid_request_error"
+        );
+        assert_eq!(failure("api_error_529").error.detail, "the model provider is overloaded (status 529)");
+    }
+
+    #[test]
+    fn a_detail_is_short() {
+        let turn = TurnResult {
+            is_error: true,
+            subtype: "success".into(),
+            api_error_status: Some(400),
+            text: "\u{1f600}".repeat(400),
+            ..TurnResult::default()
+        };
+
+        assert!(Failure::of_turn(&turn).expect("a failure").error.detail.len() <= 500);
+    }
+
+    #[test]
+    fn an_exit_without_a_result_is_told_by_how_it_came() {
+        let exit = |raw, stderr, has_spoken| Failure::of_exit(ExitStatus::from_raw(raw), stderr, has_spoken);
+        let told = |failure: Failure| (failure.error.code, failure.error.detail, failure.retry);
+        let again = Retry::Yes { after: None };
+
+        let crashed = |how: &str| ("cli_crashed".to_owned(), format!("the CLI ended before it had an answer ({how})"), again);
+        assert_eq!(told(exit(9, "", true)), crashed("signal 9"));
+        assert_eq!(told(exit(143 << 8, "", true)), crashed("exit code 143"));
+        assert_eq!(told(exit(1 << 8, "Error: something with the prompt", true)), crashed("exit code 1"));
+        assert_eq!(told(exit(0, "", true)), ("cli_no_output".into(), "the CLI gave no answer".into(), again));
+        for (stderr, words) in [
+            ("error: unknown option '--no-such-flag'\n", ": unknown option '--no-such-flag'"),
+            ("Error: Invalid session ID. Must be a valid UUID.", ": Invalid session ID. Must be a valid UUID."),
+            ("Error: Error parsing streaming input line: my secret", ""),
+            ("--dangerously-skip-permissions cannot be used with root/sudo privileges", ""),
+        ] {
+            let detail = format!("the CLI did not accept the job's options{words}");
+            assert_eq!(told(exit(1 << 8, stderr, false)), ("cli_rejected_options".into(), detail, Retry::No));
+        }
     }
 }

@@ -6,28 +6,26 @@ mod draft;
 #[cfg(test)]
 mod golden;
 mod line;
+mod text;
 mod turn;
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use shared::event::EventBody;
+use shared::{event::EventBody, job::PermissionDenial};
 
 use self::{
     draft::Drafts,
-    line::{ApiRetry, Assistant, Delta, Head, Init, Output, SessionState, StreamEvent, TaskEnded, TurnEnd, User, UserBlock},
+    line::{ApiRetry, Assistant, Delta, Denial, Head, Init, SessionState, StreamEvent, TaskEnded, TurnEnd, User, UserBlock},
+    text::{column, pieces, shown},
     turn::Meter,
 };
 use super::control::{Answer, Question};
 
+#[cfg(test)]
+pub(super) use self::golden::recorded_turns;
+pub use self::text::{MAX_DELTA_BYTES, MAX_OUTPUT_BYTES};
 pub use self::turn::{MAX_TEXT_BYTES, TurnResult};
-
-/// The longest piece of text in one event, in bytes.
-pub const MAX_DELTA_BYTES: usize = 32 * 1024;
-
-/// The most of a tool's output that is shown, in bytes.
-pub const MAX_OUTPUT_BYTES: usize = 16 * 1024;
 
 /// What a line tells.
 #[derive(Debug, PartialEq)]
@@ -175,27 +173,12 @@ impl Parser {
             }
             "content_block_start" => self.drafts.find(parent)?.index = event.index,
             "content_block_delta" => {
-                let Delta { kind, text, thinking } = event.delta?;
+                let delta = event.delta?;
                 let id = match api_message_id {
                     Some(id) => id,
                     None => self.drafts.find(parent)?.id().to_owned(),
                 };
-                let draft = self.drafts.open(parent, &id, &mut events);
-                draft.streamed = true;
-                draft.index = event.index;
-                match kind.as_str() {
-                    "text_delta" => {
-                        let text = text?;
-                        if !text.is_empty() {
-                            draft.loosen();
-                        }
-                        events.extend(text_deltas(&id, parent, &text));
-                    }
-                    "thinking_delta" if parent.is_none() => {
-                        events.extend(pieces(&thinking?).map(|piece| EventBody::ThinkingDelta { message_id: id.clone(), text: piece.to_owned() }));
-                    }
-                    _ => {}
-                }
+                self.delta(parent, &id, event.index, delta, &mut events);
             }
             "message_stop" => {
                 if let Some(draft) = self.drafts.find(parent) {
@@ -213,6 +196,25 @@ impl Parser {
         Some(steps(events))
     }
 
+    fn delta(&mut self, parent: Option<&str>, id: &str, index: usize, delta: Delta, events: &mut Vec<EventBody>) {
+        let Delta { kind, text, thinking } = delta;
+        let draft = self.drafts.open(parent, id, events);
+        draft.streamed = true;
+        draft.index = index;
+        match (kind.as_str(), text, thinking) {
+            ("text_delta", Some(text), _) if !text.is_empty() => {
+                draft.loosen();
+                events.extend(text_deltas(id, parent, &text));
+            }
+            // Nothing on the wire tells whose thinking it is, so only that of the main conversation is shown.
+            ("thinking_delta", _, Some(thinking)) if parent.is_none() => {
+                let deltas = pieces(&thinking).map(|piece| EventBody::ThinkingDelta { message_id: id.to_owned(), text: piece.to_owned() });
+                events.extend(deltas);
+            }
+            _ => {}
+        }
+    }
+
     /// Finished blocks of a message, or what the CLI says of an API error in the model's place.
     fn assistant(&mut self, text: &str) -> Option<Vec<Step>> {
         let Assistant { message, parent_tool_use_id, error, is_api_error_message } = serde_json::from_str(text).ok()?;
@@ -228,12 +230,18 @@ impl Parser {
         }
         let mut events = Vec::new();
         self.drafts.open(parent, &message.id, &mut events);
+        let mut is_understood = true;
         for raw in message.content {
-            self.block(parent, &message.id, raw, &mut events)?;
+            is_understood &= self.block(parent, &message.id, raw, &mut events).is_some();
         }
-        Some(steps(events))
+        let mut steps = steps(events);
+        if !is_understood {
+            steps.push(Step::Unknown("assistant block".into()));
+        }
+        Some(steps)
     }
 
+    /// A finished block. `None` if it is not understood; it is then left out.
     fn block(&mut self, parent: Option<&str>, id: &str, raw: &RawValue, events: &mut Vec<EventBody>) -> Option<()> {
         let mut block: Value = serde_json::from_str(raw.get()).ok()?;
         if block["type"] == "tool_use" {
@@ -315,8 +323,8 @@ impl Parser {
         Some(steps)
     }
 
-    fn denied(&self, line::Denial { tool_name, tool_use_id }: line::Denial) -> shared::job::PermissionDenial {
-        shared::job::PermissionDenial { tool_name: self.announced(&tool_name).to_owned(), tool_use_id }
+    fn denied(&self, Denial { tool_name, tool_use_id }: Denial) -> PermissionDenial {
+        PermissionDenial { tool_name: self.announced(&tool_name).to_owned(), tool_use_id }
     }
 
     /// The name by which the CLI announces a tool: it calls `Task` `Agent` when it speaks to the model.
@@ -340,36 +348,6 @@ fn text_deltas(id: &str, parent: Option<&str>, text: &str) -> impl Iterator<Item
     })
 }
 
-/// `text` in pieces that fit in an event; none of an empty text.
-fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
-    std::iter::from_fn(move || {
-        let (piece, rest) = text.split_at(text.floor_char_boundary(MAX_DELTA_BYTES));
-        text = rest;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// A tool's output as far as it is shown, and whether it was cut. What is not text is named.
-fn shown(content: &RawValue) -> (String, bool) {
-    let mut output = match serde_json::from_str(content.get()) {
-        Ok(Output::Text(text)) => text,
-        Ok(Output::Blocks(blocks)) => {
-            let blocks = blocks.into_iter().map(|block| block.text.unwrap_or_else(|| format!("[{}]", block.kind)));
-            blocks.collect::<Vec<_>>().join("\n")
-        }
-        Err(_) => String::new(),
-    };
-    let end = output.floor_char_boundary(MAX_OUTPUT_BYTES);
-    let truncated = end < output.len();
-    output.truncate(end);
-    (output, truncated)
-}
-
-/// A text that may become a database column, where NUL cannot be.
-fn column(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
 /// The type of a line, short enough for a log.
 fn name(head: &Head) -> String {
     let mut name = match &head.subtype {
@@ -378,4 +356,211 @@ fn name(head: &Head) -> String {
     };
     name.truncate(name.floor_char_boundary(64));
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared::event::MAX_EVENT_BYTES;
+
+    use super::*;
+
+    const INIT: &str = r#"{"type":"system","subtype":"init","model":"m","tools":["Bash","Task"],"claude_code_version":"2"}"#;
+
+    fn fed(parser: &mut Parser, lines: &[Value]) -> Vec<EventBody> {
+        let steps = lines.iter().flat_map(|line| parser.feed(line.to_string().as_bytes()));
+        steps.filter_map(|step| if let Step::Event(body) = step { Some(body) } else { None }).collect()
+    }
+
+    fn stream(event: &Value) -> Value {
+        json!({"type": "stream_event", "event": event, "api_message_id": "msg_1", "parent_tool_use_id": null})
+    }
+
+    fn start() -> Value {
+        stream(&json!({"type": "message_start", "message": {"id": "msg_1", "model": "m"}}))
+    }
+
+    fn delta(text: &str) -> Value {
+        stream(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}))
+    }
+
+    fn stop() -> Value {
+        stream(&json!({"type": "message_stop"}))
+    }
+
+    fn assistant(id: &str, block: &Value) -> Value {
+        json!({"type": "assistant", "message": {"id": id, "model": "m", "content": [block]}, "parent_tool_use_id": null})
+    }
+
+    fn call(id: &str) -> Value {
+        json!({"type": "tool_use", "id": id, "name": "Bash", "input": {}})
+    }
+
+    fn tool_result(id: &str, content: &Value) -> Value {
+        json!({"type": "user", "message": {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": content}]}})
+    }
+
+    #[test]
+    fn a_long_delta_is_split_between_characters_and_loses_nothing() {
+        let text = format!("a{}", "\u{1f600}".repeat(MAX_DELTA_BYTES / 2));
+
+        let events = fed(&mut Parser::new(), &[start(), delta(&text)]);
+
+        let pieces: Vec<&str> = events.iter().map(|event| if let EventBody::TextDelta { text, .. } = event { text } else { "" }).collect();
+        assert_eq!(pieces.concat(), text);
+        assert_eq!(pieces.len(), 3);
+        assert!(pieces.iter().all(|piece| piece.len() <= MAX_DELTA_BYTES));
+    }
+
+    #[test]
+    fn an_empty_delta_is_no_event() {
+        assert_eq!(fed(&mut Parser::new(), &[start(), delta(""), stop()]), []);
+    }
+
+    #[test]
+    fn a_message_is_sent_once_even_if_a_block_comes_late() {
+        let block = json!({"type": "text", "text": "hi"});
+        let lines = [start(), assistant("msg_1", &block), stop(), assistant("msg_1", &block), stop()];
+
+        let events = fed(&mut Parser::new(), &lines);
+
+        assert_eq!(
+            events,
+            [EventBody::Message {
+                message_id: "msg_1".into(),
+                role: "assistant".into(),
+                content: json!([block]),
+                parent_tool_use_id: None,
+                truncated: false
+            }]
+        );
+    }
+
+    #[test]
+    fn a_block_not_understood_costs_only_itself() {
+        let nameless = json!({"type": "tool_use", "id": "toolu_1"});
+        let mut line = assistant("msg_2", &nameless);
+        line["message"]["content"] = json!([nameless, {"type": "text", "text": "two"}]);
+        let one = assistant("msg_1", &json!({"type": "text", "text": "one"}));
+        let mut parser = Parser::new();
+        fed(&mut parser, &[start(), one]);
+
+        let steps = parser.feed(line.to_string().as_bytes());
+
+        let [Step::Event(EventBody::Message { message_id: first, .. }), Step::Event(EventBody::TextDelta { text, .. }), Step::Unknown(_)] =
+            steps.as_slice()
+        else {
+            panic!("{steps:?}")
+        };
+        assert_eq!((first.as_str(), text.as_str()), ("msg_1", "two"));
+    }
+
+    #[test]
+    fn a_finished_block_that_is_abandoned_is_withdrawn_with_its_tool_call() {
+        let mut parser = Parser::new();
+        fed(&mut parser, &[start(), assistant("msg_1", &json!({"type": "text", "text": "kept"}))]);
+        fed(&mut parser, &[stream(&json!({"type": "content_block_start", "index": 1})), assistant("msg_1", &call("toolu_1"))]);
+        assert_eq!(parser.open_tool_calls(), 1);
+
+        let mut stop = stop();
+        stop["abandoned_blocks"] = json!({"api_message_id": "msg_1", "from_block_index": 1});
+        let events = fed(&mut parser, &[stop]);
+
+        assert_eq!(parser.open_tool_calls(), 0);
+        assert_eq!(events[0], EventBody::MessageWithdrawn { message_id: "msg_1".into() });
+        let EventBody::Message { content, .. } = &events[1] else { panic!("no message: {events:?}") };
+        assert_eq!(*content, json!([{"type": "text", "text": "kept"}]));
+    }
+
+    #[test]
+    fn what_a_killed_turn_left_open_is_closed_by_its_result() {
+        let mut parser = Parser::new();
+        fed(&mut parser, &[start(), assistant("msg_1", &call("toolu_1")), delta("loose")]);
+
+        let events = fed(&mut parser, &[json!({"type": "result", "is_error": true})]);
+
+        assert_eq!(events[0], EventBody::MessageWithdrawn { message_id: "msg_1".into() });
+        assert!(matches!(&events[1..], [EventBody::Message { .. }]));
+        assert_eq!(parser.open_tool_calls(), 0);
+    }
+
+    #[test]
+    fn a_call_is_open_until_its_result() {
+        let mut parser = Parser::new();
+
+        fed(&mut parser, &[assistant("msg_1", &call("toolu_1")), assistant("msg_1", &call("toolu_2"))]);
+        assert_eq!(parser.open_tool_calls(), 2);
+        fed(&mut parser, &[tool_result("toolu_2", &json!("ok"))]);
+        assert_eq!(parser.open_tool_calls(), 1);
+    }
+
+    #[test]
+    fn a_tools_output_is_cut_between_characters_and_says_so() {
+        let long = format!("a{}", "\u{20ac}".repeat(MAX_OUTPUT_BYTES));
+        let blocks = json!([{"type": "text", "text": "x"}, {"type": "image", "source": {"data": "AAAA"}}]);
+
+        let events = fed(&mut Parser::new(), &[tool_result("toolu_1", &json!(long)), tool_result("toolu_2", &blocks)]);
+
+        let [EventBody::ToolFinished { output: cut, truncated: true, .. }, EventBody::ToolFinished { output, truncated: false, .. }] =
+            events.as_slice()
+        else {
+            panic!("{events:?}")
+        };
+        assert!(long.starts_with(cut.as_str()) && cut.len() > MAX_OUTPUT_BYTES - 4 && cut.len() <= MAX_OUTPUT_BYTES);
+        assert_eq!(output, "x\n[image]");
+    }
+
+    #[test]
+    fn a_message_too_large_for_an_event_is_not_kept() {
+        let block = json!({"type": "text", "text": "x".repeat(MAX_EVENT_BYTES)});
+
+        let events = fed(&mut Parser::new(), &[start(), assistant("msg_1", &block), stop()]);
+
+        assert!(matches!(events.as_slice(), [EventBody::Message { content, truncated: true, .. }] if *content == json!([])));
+    }
+
+    #[test]
+    fn a_tool_has_the_name_it_is_announced_with() {
+        let agent = json!({"type": "tool_use", "id": "t", "name": "Agent", "input": {}});
+        let name = |init: &str| {
+            let mut parser = Parser::new();
+            parser.feed(init.as_bytes());
+            match fed(&mut parser, &[assistant("msg_1", &agent)]).as_slice() {
+                [EventBody::ToolStarted { name, .. }] => name.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+
+        assert_eq!(name(INIT), "Task");
+        assert_eq!(name(&INIT.replace("Task", "Agent")), "Agent");
+    }
+
+    #[test]
+    fn only_the_main_conversation_is_the_answer() {
+        let text = |parent: Option<&str>| {
+            Step::Event(EventBody::TextDelta { message_id: "m".into(), text: "x".into(), parent_tool_use_id: parent.map(str::to_owned) })
+        };
+
+        assert!(text(None).is_text());
+        assert!(!text(Some("toolu_1")).is_text());
+        assert!(!Step::Idle.is_text());
+    }
+
+    #[test]
+    fn a_result_that_does_not_state_success_is_a_failure_and_its_text_is_bounded() {
+        let line = json!({"type": "result", "subtype": "success", "result": "\u{20ac}".repeat(MAX_TEXT_BYTES)});
+
+        let steps = Parser::new().feed(line.to_string().as_bytes());
+
+        let [Step::TurnEnded(turn)] = steps.as_slice() else { panic!("no result") };
+        assert!(turn.is_error);
+        assert!(turn.text.len() <= MAX_TEXT_BYTES && turn.text.len() > MAX_TEXT_BYTES - 3);
+    }
+
+    #[test]
+    fn a_model_name_can_become_a_column() {
+        let steps = Parser::new().feed(INIT.replace(r#""m""#, r#""m\u0000\ud83d""#).as_bytes());
+
+        assert!(matches!(steps.as_slice(), [Step::Initialized { model, .. }] if model == "m\u{fffd}\u{fffd}"));
+    }
 }
