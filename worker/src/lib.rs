@@ -1,3 +1,4 @@
 //! Turns jobs into Claude CLI processes and their output into events.
 
 pub mod claude;
+pub mod supervise;

@@ -3,4 +3,9 @@
 pub mod command;
 pub mod control;
 pub mod failure;
+pub mod lines;
+pub mod process;
+pub mod relay;
+pub mod sandbox;
 pub mod stream;
+pub mod upstream;

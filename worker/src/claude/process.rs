@@ -1,0 +1,383 @@
+//! A CLI process the worker owns, and the only place that starts one. Its parent is always
+//! `worker supervise`, held by a pipe: when the pipe closes (kill, drop, the worker's death) or stays
+//! silent, the supervisor ends the whole tree. Its own end therefore means that nothing is left.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs, io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use rustix::{
+    fs::Access,
+    io::{FdFlags, fcntl_setfd, ioctl_fionbio},
+    pipe::{PipeFlags, pipe_with},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    lines::{LineError, Lines},
+    sandbox::{Confinement, SandboxError},
+};
+
+/// The longest line a CLI may print, unless said otherwise: images and whole files come as one.
+pub const LINE_LIMIT: usize = 8 * 1024 * 1024;
+/// How much of the end of standard error is kept.
+const TAIL: usize = 8 * 1024;
+/// How long after the supervisor's end its standard error may still be open. It is closed by then,
+/// unless the supervisor itself was killed and left tools behind.
+const STDERR_GRACE: Duration = Duration::from_millis(100);
+
+/// What to start, and how.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The program's path on the host, absolute.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its whole environment. Nothing of the worker's own is passed on. (bwrap adds `PWD`.)
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it starts. Inside a sandbox that is always the workspace, and this is where bwrap starts.
+    pub cwd: PathBuf,
+    /// The sandbox, if there is to be one.
+    pub sandbox: Option<Confinement>,
+    /// The binary that offers `supervise`.
+    pub supervisor: PathBuf,
+    /// How long the supervisor waits for a [`renew`](Process::renew) before it ends everything.
+    pub silence: Duration,
+}
+
+impl Launch {
+    /// This very program as the supervisor: the running one, even where its file was replaced since.
+    pub const SUPERVISOR: &str = "/proc/self/exe";
+}
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// There is no such program.
+    #[error("could not start `{}`: no such file", .0.display())]
+    ProgramMissing(PathBuf),
+    /// The file is there, but cannot be run.
+    #[error("could not start `{}`: not executable", .0.display())]
+    NotExecutable(PathBuf),
+    /// The working directory is not there.
+    #[error("could not start in `{}`: no such directory", .0.display())]
+    DirectoryMissing(PathBuf),
+    /// The supervisor is not where it should be.
+    #[error("could not start the supervisor `{}`: no such file", .0.display())]
+    SupervisorMissing(PathBuf),
+    /// The program cannot run inside the sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The system refused.
+    #[error("could not start a process")]
+    Os(#[from] io::Error),
+}
+
+/// Why a line did not reach the process.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Its standard input is closed, by it or by us.
+    #[error("standard input of the process is closed")]
+    Closed,
+    /// It did not read in time. A part of the line may have been written: only killing helps.
+    #[error("process did not read its standard input for {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// The pipe failed.
+    #[error("could not write to the process")]
+    Io(#[source] io::Error),
+}
+
+/// How a process ended. Neither is set where that cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// The signal that ended it. A code above 128 counts as one, as in shells: behind a supervisor (and
+    /// bwrap) the two cannot be told apart.
+    pub signal: Option<i32>,
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        match status.code() {
+            Some(code @ 129..) => Self { code: None, signal: Some(code - 128) },
+            code => Self { code, signal: status.signal() },
+        }
+    }
+}
+
+/// A running process. Dropping it ends its whole tree too; a task of its own then waits for the end, so
+/// that no zombie stays.
+#[derive(Debug)]
+pub struct Process {
+    id: Option<u32>,
+    stdin: Option<ChildStdin>,
+    stdout: Lines<ChildStdout>,
+    stderr: Tail,
+    entitlement: Option<Arc<OwnedFd>>,
+    reaper: JoinHandle<Exit>,
+    exit: Option<Exit>,
+}
+
+impl Process {
+    /// Start a process whose output lines are at most `line_limit` bytes long, counted in `living`
+    /// until all of it is gone. Must be called inside a tokio runtime.
+    pub fn spawn(launch: &Launch, line_limit: usize, living: &Gauge) -> Result<Self, SpawnError> {
+        check(launch)?;
+        let (program, args) = match &launch.sandbox {
+            Some(confinement) => confinement.wrap(&launch.program, &launch.args)?,
+            None => (launch.program.clone(), launch.args.clone()),
+        };
+        let (read_end, write_end) = entitlement_pipe()?;
+        let mut child = Command::new(&launch.supervisor)
+            .arg0("worker")
+            .args(["supervise", "--entitlement-fd", &read_end.as_raw_fd().to_string()])
+            .args(["--silence-ms", &launch.silence.as_millis().to_string(), "--"])
+            .arg(program)
+            .args(args)
+            .env_clear()
+            .envs(launch.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(&launch.cwd)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Out of the terminal's reach: its Ctrl-C asks the worker to drain. Nothing else may be set
+            // here; what needs code after the fork makes each start as slow as the worker is large.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => SpawnError::SupervisorMissing(launch.supervisor.clone()),
+                _ => SpawnError::Os(error),
+            })?;
+
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(io::Error::other("the standard streams of the process are not there").into());
+        };
+        let id = child.id();
+        let tail = Tail::default();
+        let reaper = tokio::spawn(reap(child, stderr, tail.clone(), Living::new(living)));
+        Ok(Self {
+            id,
+            stdin: Some(stdin),
+            stdout: Lines::new(stdout, line_limit),
+            stderr: tail,
+            entitlement: Some(Arc::new(write_end)),
+            reaper,
+            exit: None,
+        })
+    }
+
+    /// The supervisor's process id, for logs.
+    pub fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    /// The next line it prints, or `None` when it prints no more. Cancel-safe.
+    pub async fn next_line(&mut self) -> Result<Option<Vec<u8>>, LineError> {
+        self.stdout.next().await
+    }
+
+    /// Write a line, given without its end, within `limit`. After an error or a cancelled call a part of
+    /// it may have been written.
+    pub async fn write_line(&mut self, line: &[u8], limit: Duration) -> Result<(), WriteError> {
+        let stdin = self.stdin.as_mut().ok_or(WriteError::Closed)?;
+        let write = async {
+            stdin.write_all(line).await?;
+            stdin.write_all(b"\n").await?;
+            stdin.flush().await
+        };
+        match timeout(limit, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(WriteError::Closed),
+            Ok(Err(error)) => Err(WriteError::Io(error)),
+            Err(_) => Err(WriteError::TimedOut(limit)),
+        }
+    }
+
+    /// Tell it that no more input comes.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Let it live for another silence limit. Never blocks.
+    pub fn renew(&self) {
+        self.entitlement().renew();
+    }
+
+    /// The right to renew, for whoever knows that the worker's heartbeat was accepted. Holding it does
+    /// not keep the process alive.
+    pub fn entitlement(&self) -> Entitlement {
+        Entitlement(self.entitlement.as_ref().map(Arc::downgrade).unwrap_or_default())
+    }
+
+    /// The end of what it wrote to standard error so far, at most 8 KiB.
+    pub fn stderr_tail(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Wait until it has ended by itself and nothing it started is left. Cancel-safe.
+    pub async fn wait(&mut self) -> Exit {
+        if let Some(exit) = self.exit {
+            return exit;
+        }
+        // An error here is the runtime's own end.
+        let exit = (&mut self.reaper).await.unwrap_or_default();
+        self.exit = Some(exit);
+        exit
+    }
+
+    /// End it and all it started, at once, and wait until that is done. A graceful end is asked for by
+    /// what is written to it before. A cancelled call has still started the end.
+    pub async fn kill(&mut self) -> Exit {
+        self.entitlement = None;
+        self.wait().await
+    }
+}
+
+/// Renews the life of one process.
+#[derive(Clone, Debug)]
+pub struct Entitlement(Weak<OwnedFd>);
+
+impl Entitlement {
+    /// Let the process live for another silence limit, if it still lives. Never blocks.
+    pub fn renew(&self) {
+        if let Some(pipe) = self.0.upgrade() {
+            // A full pipe belongs to a supervisor that does not run, a broken one to one that is gone.
+            let _ = rustix::io::write(&pipe, b".");
+        }
+    }
+}
+
+/// Refuse what would only be refused after the start, where the reason can no longer be told apart.
+fn check(launch: &Launch) -> Result<(), SpawnError> {
+    if !launch.cwd.is_dir() {
+        return Err(SpawnError::DirectoryMissing(launch.cwd.clone()));
+    }
+    check_program(&launch.program)
+}
+
+/// Whether `program` is a file that may be run.
+pub(super) fn check_program(program: &Path) -> Result<(), SpawnError> {
+    let is_file = fs::metadata(program).is_ok_and(|file| file.is_file());
+    match rustix::fs::access(program, Access::EXEC_OK) {
+        Ok(()) if is_file => Ok(()),
+        Ok(()) | Err(rustix::io::Errno::ACCESS) => Err(SpawnError::NotExecutable(program.to_owned())),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(SpawnError::ProgramMissing(program.to_owned())),
+        Err(error) => Err(SpawnError::Os(error.into())),
+    }
+}
+
+/// The supervisor's end, inherited by number, and ours, inherited by nobody. A supervisor started at
+/// the same moment may inherit the first too, and closes it: it keeps only its own.
+fn entitlement_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setfd(&read_end, FdFlags::empty())?;
+    ioctl_fionbio(&write_end, true)?;
+    Ok((read_end, write_end))
+}
+
+/// Keep standard error flowing and wait for the end.
+async fn reap(mut child: Child, mut stderr: ChildStderr, tail: Tail, _living: Living) -> Exit {
+    let drain = async {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
+            tail.push(&chunk[..count]);
+        }
+    };
+    let end = async {
+        let status = child.wait().await;
+        (status.map(Exit::from).unwrap_or_default(), sleep(STDERR_GRACE))
+    };
+    tokio::pin!(drain, end);
+    tokio::select! {
+        () = &mut drain => end.await.0,
+        (exit, grace) = &mut end => {
+            tokio::select! {
+                () = drain => {}
+                () = grace => {}
+            }
+            exit
+        }
+    }
+}
+
+/// The last bytes of a stream.
+#[derive(Clone, Debug, Default)]
+struct Tail(Arc<Mutex<VecDeque<u8>>>);
+
+impl Tail {
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(bytes);
+        let excess = kept.len().saturating_sub(TAIL);
+        kept.drain(..excess);
+    }
+
+    fn text(&self) -> String {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(kept.make_contiguous()).into_owned()
+    }
+}
+
+/// Counts one process as living while it exists.
+struct Living(Gauge);
+
+impl Living {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_code_above_128_is_a_signal_as_in_shells() {
+        assert_eq!(Exit::from(ExitStatus::from_raw(3 << 8)), Exit { code: Some(3), signal: None });
+        assert_eq!(Exit::from(ExitStatus::from_raw(143 << 8)), Exit { code: None, signal: Some(15) });
+        assert_eq!(Exit::from(ExitStatus::from_raw(9)), Exit { code: None, signal: Some(9) });
+    }
+
+    #[test]
+    fn only_the_last_bytes_of_a_stream_are_kept() {
+        let tail = Tail::default();
+        tail.push(&[b'a'; TAIL]);
+        tail.push(b"end");
+
+        assert_eq!(tail.text().len(), TAIL);
+        assert!(tail.text().ends_with("aend"));
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_run_is_told_apart_from_one_that_is_not_there() {
+        assert!(matches!(check_program(Path::new("/nowhere/claude")), Err(SpawnError::ProgramMissing(_))));
+        assert!(matches!(check_program(Path::new("/etc/passwd/claude")), Err(SpawnError::ProgramMissing(_))));
+        assert!(matches!(check_program(Path::new("/etc/passwd")), Err(SpawnError::NotExecutable(_))));
+        assert!(matches!(check_program(Path::new("/usr")), Err(SpawnError::NotExecutable(_))));
+        assert!(check_program(Path::new("/bin/sh")).is_ok());
+    }
+}

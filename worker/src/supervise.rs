@@ -1,0 +1,321 @@
+//! The parent of one CLI process: it ends the program and everything the program started as soon as
+//! the worker dies, freezes or says so. Tools leave the CLI's process group and session, so the tree is
+//! found by parentage: as sub-reaper this process inherits every orphan below it.
+//!
+//! One thread and no runtime. Where even this process is killed, [`Tether`] makes the kernel kill the
+//! program; with bwrap its whole pid namespace follows, without it the tools it started survive.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::RawFd,
+        unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    },
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, Signal as Taken},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{self, Pid, Signal, WaitOptions},
+    stdio, thread,
+};
+
+/// What a program ended by `SIGKILL` leaves behind, as shells count.
+const KILLED: u8 = 128 + 9;
+/// How often a tree that is being ended is looked over again when no child reports its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often to look for processes born while the others were being stopped, before the kill.
+const STOP_ROUNDS: usize = 100;
+
+/// `worker supervise`: run a program, and end all of it when the worker is gone.
+#[derive(Debug, clap::Args)]
+pub struct Supervise {
+    /// The inherited read end of the pipe on which the worker renews its entitlement, a byte a time;
+    /// its end ends the program.
+    #[arg(long, value_parser = clap::value_parser!(RawFd).range(3..))]
+    entitlement_fd: RawFd,
+    /// How long the pipe may be silent before the worker counts as frozen.
+    #[arg(long)]
+    silence_ms: u64,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl Supervise {
+    /// Run to the end of the program and of all it started. Answers with the program's exit code, or
+    /// 128 plus the signal that ended it.
+    pub fn run(self) -> ExitCode {
+        match self.supervise() {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                complain(&format!("could not supervise: {error}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn supervise(self) -> io::Result<u8> {
+        thread::set_name(c"supervise")?;
+        process::set_child_subreaper(Some(process::getpid()))?;
+        // A set-uid program could start processes that this one may not kill.
+        thread::set_no_new_privs(true)?;
+        close_inherited(self.entitlement_fd)?;
+        let entitlement = adopt(self.entitlement_fd)?;
+        let signals = take_signals()?;
+        let program = spawn_tethered(&self.command)?;
+
+        let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, Duration::from_millis(self.silence_ms)));
+        // Whatever went wrong above, nothing may be left running.
+        end_tree(program, &signals)?;
+        Ok(code?.unwrap_or(KILLED))
+    }
+}
+
+/// `worker tether`: the last step between the supervisor and the program, which it becomes.
+#[derive(Debug, clap::Args)]
+pub struct Tether {
+    /// The supervisor, whose end shall be the program's.
+    #[arg(long)]
+    parent: i32,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl Tether {
+    /// Become the program. Returns only if that fails.
+    pub fn run(self) -> ExitCode {
+        let error = self.exec();
+        complain(&format!("could not start `{}`: {error}", self.command[0].display()));
+        ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+    }
+
+    fn exec(&self) -> io::Error {
+        let prepare = || -> io::Result<()> {
+            // Away from the operator's terminal, whose input a program of the same session could forge.
+            process::setsid()?;
+            // Tied to the supervisor's one thread, so only its end can trigger it.
+            process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The supervisor's blocked signals are not the program's business.
+            Ok(SigSet::empty().thread_set_mask()?)
+        };
+        if let Err(error) = prepare() {
+            return error;
+        }
+        if process::getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(self.parent) {
+            return io::Error::other("the supervisor is gone");
+        }
+        Command::new(&self.command[0]).args(&self.command[1..]).exec()
+    }
+}
+
+/// Close everything the worker, or whoever started it, left open, but the standard streams and `kept`.
+fn close_inherited(kept: RawFd) -> io::Result<()> {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && *fd != kept) {
+        match nix::unistd::close(fd) {
+            // The listing's own descriptor, closed by now.
+            Ok(()) | Err(Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Own the inherited pipe, closed on exec and never blocking: opened anew, for a bare number cannot be
+/// owned in safe code.
+fn adopt(fd: RawFd) -> io::Result<File> {
+    let pipe = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(format!("/proc/self/fd/{fd}"))?;
+    nix::unistd::close(fd)?;
+    Ok(pipe)
+}
+
+/// Turn children's ends into something to poll, and ignore what a terminal or an init system sends:
+/// the worker's drain decides when the program ends.
+fn take_signals() -> io::Result<SignalFd> {
+    let mut taken = SigSet::empty();
+    taken.extend([Taken::SIGCHLD, Taken::SIGINT, Taken::SIGTERM, Taken::SIGHUP, Taken::SIGQUIT]);
+    taken.thread_block()?;
+    Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn spawn_tethered(command: &[OsString]) -> io::Result<Pid> {
+    let parent = std::process::id().to_string();
+    let child = Command::new("/proc/self/exe").arg0("worker").args(["tether", "--parent", &parent, "--"]).args(command).spawn()?;
+    Ok(Pid::from_child(&child))
+}
+
+/// Let go of the program's input and output: else neither it nor the worker would see the other close.
+fn leave_streams() -> io::Result<()> {
+    let nothing = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    stdio::dup2_stdin(&nothing)?;
+    Ok(stdio::dup2_stdout(&nothing)?)
+}
+
+/// Wait for the program's end and answer with its code, or with none once the worker's entitlement is.
+fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Duration) -> io::Result<Option<u8>> {
+    let mut deadline = Instant::now() + silence;
+    loop {
+        if let ended @ Some(_) = reap(program)?.program {
+            return Ok(ended);
+        }
+        let mut ready = [PollFd::new(signals, PollFlags::IN), PollFd::new(&entitlement, PollFlags::IN)];
+        wait_for(&mut ready, deadline.saturating_duration_since(Instant::now()))?;
+        // Before the pipe is read: bytes that lay there while this process was frozen prove nothing.
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        match entitlement.read(&mut [0; 64]) {
+            Ok(0) => return Ok(None),
+            Ok(_) => deadline = Instant::now() + silence,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        drain(signals)?;
+    }
+}
+
+/// Kill every descendant, again and again until none is left to wait for. All are stopped first, so
+/// that none can start another while its siblings are being killed.
+fn end_tree(program: Pid, signals: &SignalFd) -> io::Result<()> {
+    loop {
+        // Where `/proc` cannot be read for the moment, the next look finds them.
+        for pid in stop_descendants().unwrap_or_default() {
+            send(pid, Signal::KILL);
+        }
+        if reap(program)?.all {
+            return Ok(());
+        }
+        wait_for(&mut [PollFd::new(signals, PollFlags::IN)], LOOK_AGAIN)?;
+        drain(signals)?;
+    }
+}
+
+fn stop_descendants() -> io::Result<HashSet<Pid>> {
+    let mut stopped = HashSet::new();
+    for _ in 0..STOP_ROUNDS {
+        let running: Vec<Pid> = descendants()?.into_iter().filter(|pid| !stopped.contains(pid)).collect();
+        if running.is_empty() {
+            break;
+        }
+        for pid in running {
+            send(pid, Signal::STOP);
+            stopped.insert(pid);
+        }
+    }
+    Ok(stopped)
+}
+
+/// Every process below this one, as `/proc` has it. Youngest first: in a chain of processes that fork
+/// and exit the youngest is the one still there.
+fn descendants() -> io::Result<Vec<Pid>> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Gone since the listing: not ours to count.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Some(parent) = parent_of(&stat) else { continue };
+        children.entry(parent).or_default().push(pid);
+    }
+    let mut found = Vec::new();
+    let mut unseen = vec![std::process::id().cast_signed()];
+    while let Some(pid) = unseen.pop() {
+        let below = children.remove(&pid).unwrap_or_default();
+        found.extend(&below);
+        unseen.extend(below);
+    }
+    found.sort_unstable();
+    found.reverse();
+    Ok(found.into_iter().filter_map(Pid::from_raw).collect())
+}
+
+/// The fourth field of `/proc/<pid>/stat`; the second, the name, may hold anything, parentheses too.
+fn parent_of(stat: &str) -> Option<i32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Signal a process that may be gone by now.
+fn send(pid: Pid, signal: Signal) {
+    let _ = process::kill_process(pid, signal);
+}
+
+/// What [`reap`] found.
+#[derive(Default)]
+struct Reaped {
+    /// The program's code, if it is among those that ended.
+    program: Option<u8>,
+    /// No child is left to wait for.
+    all: bool,
+}
+
+/// Collect all children that ended, the program and adopted orphans alike.
+fn reap(program: Pid) -> io::Result<Reaped> {
+    let mut reaped = Reaped::default();
+    loop {
+        match process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == program => {
+                let code = status.exit_status().or_else(|| Some(128 + status.terminating_signal()?));
+                reaped.program = code.and_then(|code| u8::try_from(code).ok());
+            }
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return Ok(reaped),
+            Err(rustix::io::Errno::CHILD) => return Ok(Reaped { all: true, ..reaped }),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn wait_for(ready: &mut [PollFd<'_>], limit: Duration) -> io::Result<()> {
+    let limit = Timespec::try_from(limit).ok();
+    match poll(ready, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn drain(signals: &SignalFd) -> io::Result<()> {
+    while signals.read_signal()?.is_some() {}
+    Ok(())
+}
+
+/// Tell the worker, which keeps the end of standard error.
+fn complain(problem: &str) {
+    let _ = writeln!(io::stderr(), "worker: {problem}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_found_behind_any_process_name() {
+        assert_eq!(parent_of("12 (sh) S 7 12 12 0"), Some(7));
+        assert_eq!(parent_of("12 (a) S 99 (b) R 8 12 12 0"), Some(8));
+        assert_eq!(parent_of("12 (cut"), None);
+    }
+
+    #[test]
+    fn the_descendants_of_a_childless_process_are_none_of_its_siblings() {
+        let pids = descendants().expect("`/proc` is readable");
+
+        assert!(!pids.contains(&Pid::INIT));
+        assert!(!pids.contains(&process::getpid()));
+    }
+}
