@@ -46,7 +46,7 @@ const SYSTEM: [&str; 5] = ["bin", "sbin", "lib", "lib32", "lib64"];
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// bwrap is not installed.
-    #[error("there is no `{}` (hint: install bubblewrap)", .0.display())]
+    #[error("there is no `{}` (hint: install bubblewrap 0.8 or later)", .0.display())]
     Missing(PathBuf),
     /// The system refuses namespaces.
     #[error("the system refuses bwrap these namespaces: {}; it said: {problem}", refused.join(", "))]
@@ -150,8 +150,10 @@ impl Confinement {
         for namespace in NAMESPACES {
             line.add([format!("--unshare-{namespace}")]);
         }
-        // A worker that runs as root would hand all its capabilities down.
-        line.add(["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "job"]);
+        // A tool could else reach more of the kernel from a user namespace of its own; and a worker that
+        // runs as root would hand all its capabilities down.
+        line.add(["--disable-userns", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]);
+        line.add(["--uid", "1000", "--gid", "1000", "--hostname", "job"]);
         line.0.extend_from_slice(&self.sandbox.system);
         line.add(["--proc", "/proc", "--dev", "/dev", "--size", TMP_BYTES, "--tmpfs", "/dev/shm", "--size", TMP_BYTES, "--tmpfs", "/tmp"]);
         line.mount("--ro-bind", program, PROGRAM);
@@ -159,8 +161,10 @@ impl Confinement {
         line.mount("--bind", config, CONFIG);
         line.mount("--bind", home, HOME);
         line.mount("--ro-bind", sockets, SOCKETS);
-        // Last: whatever is above makes its mount points here.
-        line.add(["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE, "--", PROGRAM]);
+        // Last, for what is above makes its mount points there. The kernel lets the owner of `/proc/sys`
+        // write to it without any capability, and under a root worker that is the job.
+        line.add(["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"]);
+        line.add(["--chdir", WORKSPACE, "--", PROGRAM]);
         line.0.extend_from_slice(args);
         line.0
     }
@@ -277,10 +281,10 @@ mod tests {
         assert_eq!(
             line,
             "--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup --unshare-net \
-             --die-with-parent --new-session --cap-drop ALL --uid 1000 --gid 1000 --hostname job --ro-bind /usr /usr \
+             --disable-userns --cap-drop ALL --die-with-parent --new-session --uid 1000 --gid 1000 --hostname job --ro-bind /usr /usr \
              --proc /proc --dev /dev --size 1073741824 --tmpfs /dev/shm --size 1073741824 --tmpfs /tmp \
              --ro-bind /host/claude /opt/claude --bind /j/ws /workspace --bind /j/cfg /cfg --bind /j/home /home/job \
-             --ro-bind /j/sock /sock --remount-ro /dev --remount-ro / --chdir /workspace -- /opt/claude -p --"
+             --ro-bind /j/sock /sock --remount-ro /proc --remount-ro /dev --remount-ro / --chdir /workspace -- /opt/claude -p --"
         );
     }
 

@@ -35,6 +35,17 @@ async fn only_the_job_s_own_places_can_be_written() {
 }
 
 #[tokio::test]
+async fn the_kernel_s_settings_cannot_be_written_even_under_a_root_worker() {
+    assert_eq!(answer("find /proc -type f -writable -not -path '/proc/[0-9]*' 2>/dev/null; true").await, "");
+    assert_eq!(answer("test -w /proc/sys/kernel/core_pattern; echo $?; test -w /proc/self/oom_score_adj; echo $?").await, "1 1");
+}
+
+#[tokio::test]
+async fn no_further_namespace_can_be_made() {
+    assert_eq!(answer("unshare --user true 2>/dev/null; echo $?").await, "1");
+}
+
+#[tokio::test]
 async fn it_is_an_ordinary_user_without_rights_network_or_neighbours() {
     assert_eq!(answer("id -u; id -g; id -un; hostname").await, "1000 1000 job job");
     assert_eq!(
