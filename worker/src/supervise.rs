@@ -46,7 +46,7 @@ pub struct Supervise {
     #[arg(long, value_parser = clap::value_parser!(RawFd).range(3..))]
     entitlement_fd: RawFd,
     /// How long the pipe may be silent before the worker counts as frozen.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     silence_ms: u64,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
@@ -78,7 +78,7 @@ impl Supervise {
 
         let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, Duration::from_millis(self.silence_ms)));
         // Whatever went wrong above, nothing may be left running.
-        end_tree(program, &signals)?;
+        end_tree(program, &signals);
         Ok(code?.unwrap_or(KILLED))
     }
 }
@@ -191,18 +191,14 @@ fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Durat
 }
 
 /// Kill every descendant, again and again until none is left to wait for. All are stopped first, so
-/// that none can start another while its siblings are being killed.
-fn end_tree(program: Pid, signals: &SignalFd) -> io::Result<()> {
-    loop {
-        // Where `/proc` cannot be read for the moment, the next look finds them.
+/// that none can start another while its siblings are being killed. No error ends this early: what
+/// could not be done is done with the next look.
+fn end_tree(program: Pid, signals: &SignalFd) {
+    while !reap(program).is_ok_and(|reaped| reaped.all) {
         for pid in stop_descendants().unwrap_or_default() {
             send(pid, Signal::KILL);
         }
-        if reap(program)?.all {
-            return Ok(());
-        }
-        wait_for(&mut [PollFd::new(signals, PollFlags::IN)], LOOK_AGAIN)?;
-        drain(signals)?;
+        let _ = wait_for(&mut [PollFd::new(signals, PollFlags::IN)], LOOK_AGAIN).and_then(|()| drain(signals));
     }
 }
 
@@ -229,7 +225,7 @@ fn descendants() -> io::Result<Vec<Pid>> {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // Gone since the listing: not ours to count.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { continue };
         let Some(parent) = parent_of(&stat) else { continue };
         children.entry(parent).or_default().push(pid);
     }
@@ -245,9 +241,11 @@ fn descendants() -> io::Result<Vec<Pid>> {
     Ok(found.into_iter().filter_map(Pid::from_raw).collect())
 }
 
-/// The fourth field of `/proc/<pid>/stat`; the second, the name, may hold anything, parentheses too.
-fn parent_of(stat: &str) -> Option<i32> {
-    let (_, fields) = stat.rsplit_once(')')?;
+/// The fourth field of `/proc/<pid>/stat`. The second, the name, is whatever the process chose: it may
+/// hold parentheses and need not be text.
+fn parent_of(stat: &[u8]) -> Option<i32> {
+    let end_of_name = memchr::memrchr(b')', stat)?;
+    let fields = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
@@ -306,9 +304,9 @@ mod tests {
 
     #[test]
     fn a_parent_is_found_behind_any_process_name() {
-        assert_eq!(parent_of("12 (sh) S 7 12 12 0"), Some(7));
-        assert_eq!(parent_of("12 (a) S 99 (b) R 8 12 12 0"), Some(8));
-        assert_eq!(parent_of("12 (cut"), None);
+        assert_eq!(parent_of(b"12 (sh) S 7 12 12 0"), Some(7));
+        assert_eq!(parent_of(b"12 (a) S 99 (\xff) R 8 12 12 0"), Some(8));
+        assert_eq!(parent_of(b"12 (cut"), None);
     }
 
     #[test]

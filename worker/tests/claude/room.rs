@@ -27,16 +27,19 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// The binary that is its own supervisor.
 pub const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
-/// Leaves the group, the session and the parent, ignores what can be ignored, and holds `alive` open
-/// all the while. Says `ready` when all of it runs.
+/// Leaves the group, the session and the parent, ignores what can be ignored, takes a name that is not
+/// text, and holds `alive` open all the while. Says `ready` when all of it runs.
 pub const RUNAWAYS: &str = r#"
 exec 9>alive
-mkfifo up
+mkfifo up never
 exec 8<>up
 (trap '' TERM HUP INT; echo up >&8; exec sleep 1000) &
 setsid sh -c 'trap "" TERM HUP INT; echo up >&8; sleep 1000' &
 (setsid sh -c '(setsid sh -c "echo up >&8; exec sleep 1000" &)' &)
-for each in 1 2 3; do read -r line <&8; done
+odd=$(printf 'a) S 1 \377')
+ln -s /bin/sh "$odd"
+"./$odd" -c 'echo up >&8; read -r line <&7' 7<>never &
+for each in 1 2 3 4; do read -r line <&8; done
 echo ready
 "#;
 
