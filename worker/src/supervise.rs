@@ -35,7 +35,7 @@ use rustix::{
 const KILLED: u8 = 128 + 9;
 /// How often a tree that is being ended is looked over again when no child reports its end.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// How often to look for processes born while the others were being stopped, before the kill.
+/// How often at most to look for processes born while the others were being stopped.
 const STOP_ROUNDS: usize = 100;
 
 /// `worker supervise`: run a program, and end all of it when the worker is gone.
@@ -195,30 +195,49 @@ fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Durat
 /// could not be done is done with the next look.
 fn end_tree(program: Pid, signals: &SignalFd) {
     while !reap(program).is_ok_and(|reaped| reaped.all) {
-        for pid in stop_descendants().unwrap_or_default() {
+        for pid in stop_descendants(program).unwrap_or_default() {
             send(pid, Signal::KILL);
         }
         let _ = wait_for(&mut [PollFd::new(signals, PollFlags::IN)], LOOK_AGAIN).and_then(|()| drain(signals));
     }
 }
 
-fn stop_descendants() -> io::Result<HashSet<Pid>> {
+/// Stop every descendant, as long as there are any that run, and answer with all that were stopped.
+fn stop_descendants(program: Pid) -> io::Result<HashSet<Pid>> {
     let mut stopped = HashSet::new();
     for _ in 0..STOP_ROUNDS {
-        let running: Vec<Pid> = descendants()?.into_iter().filter(|pid| !stopped.contains(pid)).collect();
+        // The dead would only make the next look take longer.
+        reap(program)?;
+        stop_children(&mut stopped);
+        let running: Vec<Pid> = descendants()?.into_iter().filter(|pid| stopped.insert(*pid)).collect();
         if running.is_empty() {
             break;
         }
         for pid in running {
             send(pid, Signal::STOP);
-            stopped.insert(pid);
         }
     }
     Ok(stopped)
 }
 
-/// Every process below this one, as `/proc` has it. Youngest first: in a chain of processes that fork
-/// and exit the youngest is the one still there.
+/// Stop the direct children, and each that turns up meanwhile: a process that forks and exits leaves
+/// the next one here, long gone before a look at all of `/proc` is over. Kernels without this list leave
+/// it to that look.
+fn stop_children(stopped: &mut HashSet<Pid>) {
+    for _ in 0..STOP_ROUNDS {
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let pids = children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        let running: Vec<Pid> = pids.filter(|pid| stopped.insert(*pid)).collect();
+        if running.is_empty() {
+            return;
+        }
+        for pid in running {
+            send(pid, Signal::STOP);
+        }
+    }
+}
+
+/// Every process below this one, as `/proc` has it.
 fn descendants() -> io::Result<Vec<Pid>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
@@ -236,8 +255,6 @@ fn descendants() -> io::Result<Vec<Pid>> {
         found.extend(&below);
         unseen.extend(below);
     }
-    found.sort_unstable();
-    found.reverse();
     Ok(found.into_iter().filter_map(Pid::from_raw).collect())
 }
 
