@@ -9,7 +9,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 const CHUNK: usize = 64 * 1024;
 
 /// Reads lines of at most a given length.
-#[derive(Debug)]
 pub struct Lines<R> {
     source: BufReader<R>,
     partial: Vec<u8>,

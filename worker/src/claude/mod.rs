@@ -3,6 +3,7 @@
 pub mod command;
 pub mod control;
 pub mod failure;
+pub mod launch;
 pub mod lines;
 pub mod process;
 pub mod relay;

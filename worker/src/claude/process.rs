@@ -4,10 +4,8 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
-    fs, io,
+    fmt, io,
     os::fd::{AsRawFd as _, OwnedFd},
-    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -15,7 +13,6 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::{
-    fs::Access,
     io::{FdFlags, fcntl_setfd, ioctl_fionbio},
     pipe::{PipeFlags, pipe_with},
 };
@@ -23,13 +20,11 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use super::{
-    lines::{LineError, Lines},
-    sandbox::{Confinement, SandboxError},
-};
+pub use super::launch::{Launch, SpawnError};
+use super::lines::{LineError, Lines};
 
 /// The longest line a CLI may print, unless said otherwise: images and whole files come as one.
 pub const LINE_LIMIT: usize = 8 * 1024 * 1024;
@@ -38,53 +33,6 @@ const TAIL: usize = 8 * 1024;
 /// How long after the supervisor's end its standard error may still be open. It is closed by then,
 /// unless the supervisor itself was killed and left tools behind.
 const STDERR_GRACE: Duration = Duration::from_millis(100);
-
-/// What to start, and how.
-#[derive(Clone, Debug)]
-pub struct Launch {
-    /// The program's path on the host, absolute.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Its whole environment. Nothing of the worker's own is passed on. (bwrap adds `PWD`.)
-    pub env: Vec<(OsString, OsString)>,
-    /// Where it starts. Inside a sandbox that is always the workspace, and this is where bwrap starts.
-    pub cwd: PathBuf,
-    /// The sandbox, if there is to be one.
-    pub sandbox: Option<Confinement>,
-    /// The binary that offers `supervise`.
-    pub supervisor: PathBuf,
-    /// How long the supervisor waits for a [`renew`](Process::renew) before it ends everything.
-    pub silence: Duration,
-}
-
-impl Launch {
-    /// This very program as the supervisor: the running one, even where its file was replaced since.
-    pub const SUPERVISOR: &str = "/proc/self/exe";
-}
-
-/// Why a process could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    /// There is no such program.
-    #[error("could not start `{}`: no such file", .0.display())]
-    ProgramMissing(PathBuf),
-    /// The file is there, but cannot be run.
-    #[error("could not start `{}`: not executable", .0.display())]
-    NotExecutable(PathBuf),
-    /// The working directory is not there.
-    #[error("could not start in `{}`: no such directory", .0.display())]
-    DirectoryMissing(PathBuf),
-    /// The supervisor is not where it should be.
-    #[error("could not start the supervisor `{}`: no such file", .0.display())]
-    SupervisorMissing(PathBuf),
-    /// The program cannot run inside the sandbox.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    /// The system refused.
-    #[error("could not start a process")]
-    Os(#[from] io::Error),
-}
 
 /// Why a line did not reach the process.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +70,6 @@ impl From<ExitStatus> for Exit {
 
 /// A running process. Dropping it ends its whole tree too; a task of its own then waits for the end, so
 /// that no zombie stays.
-#[derive(Debug)]
 pub struct Process {
     id: Option<u32>,
     stdin: Option<ChildStdin>,
@@ -137,7 +84,7 @@ impl Process {
     /// Start a process whose output lines are at most `line_limit` bytes long, counted in `living`
     /// until all of it is gone. Must be called inside a tokio runtime.
     pub fn spawn(launch: &Launch, line_limit: usize, living: &Gauge) -> Result<Self, SpawnError> {
-        check(launch)?;
+        launch.check()?;
         let (program, args) = match &launch.sandbox {
             Some(confinement) => confinement.wrap(&launch.program, &launch.args)?,
             None => (launch.program.clone(), launch.args.clone()),
@@ -248,6 +195,12 @@ impl Process {
     }
 }
 
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("id", &self.id).field("exit", &self.exit).finish_non_exhaustive()
+    }
+}
+
 /// Renews the life of one process.
 #[derive(Clone, Debug)]
 pub struct Entitlement(Weak<OwnedFd>);
@@ -259,25 +212,6 @@ impl Entitlement {
             // A full pipe belongs to a supervisor that does not run, a broken one to one that is gone.
             let _ = rustix::io::write(&pipe, b".");
         }
-    }
-}
-
-/// Refuse what would only be refused after the start, where the reason can no longer be told apart.
-fn check(launch: &Launch) -> Result<(), SpawnError> {
-    if !launch.cwd.is_dir() {
-        return Err(SpawnError::DirectoryMissing(launch.cwd.clone()));
-    }
-    check_program(&launch.program)
-}
-
-/// Whether `program` is a file that may be run.
-pub(super) fn check_program(program: &Path) -> Result<(), SpawnError> {
-    let is_file = fs::metadata(program).is_ok_and(|file| file.is_file());
-    match rustix::fs::access(program, Access::EXEC_OK) {
-        Ok(()) if is_file => Ok(()),
-        Ok(()) | Err(rustix::io::Errno::ACCESS) => Err(SpawnError::NotExecutable(program.to_owned())),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(SpawnError::ProgramMissing(program.to_owned())),
-        Err(error) => Err(SpawnError::Os(error.into())),
     }
 }
 
@@ -298,25 +232,19 @@ async fn reap(mut child: Child, mut stderr: ChildStderr, tail: Tail, _living: Li
             tail.push(&chunk[..count]);
         }
     };
-    let end = async {
-        let status = child.wait().await;
-        (status.map(Exit::from).unwrap_or_default(), sleep(STDERR_GRACE))
-    };
-    tokio::pin!(drain, end);
-    tokio::select! {
-        () = &mut drain => end.await.0,
-        (exit, grace) = &mut end => {
-            tokio::select! {
-                () = drain => {}
-                () = grace => {}
-            }
-            exit
+    tokio::pin!(drain);
+    let status = tokio::select! {
+        status = child.wait() => {
+            let _ = timeout(STDERR_GRACE, drain).await;
+            status
         }
-    }
+        () = &mut drain => child.wait().await,
+    };
+    status.map(Exit::from).unwrap_or_default()
 }
 
 /// The last bytes of a stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Tail(Arc<Mutex<VecDeque<u8>>>);
 
 impl Tail {
@@ -370,14 +298,5 @@ mod tests {
 
         assert_eq!(tail.text().len(), TAIL);
         assert!(tail.text().ends_with("aend"));
-    }
-
-    #[test]
-    fn a_program_that_cannot_be_run_is_told_apart_from_one_that_is_not_there() {
-        assert!(matches!(check_program(Path::new("/nowhere/claude")), Err(SpawnError::ProgramMissing(_))));
-        assert!(matches!(check_program(Path::new("/etc/passwd/claude")), Err(SpawnError::ProgramMissing(_))));
-        assert!(matches!(check_program(Path::new("/etc/passwd")), Err(SpawnError::NotExecutable(_))));
-        assert!(matches!(check_program(Path::new("/usr")), Err(SpawnError::NotExecutable(_))));
-        assert!(check_program(Path::new("/bin/sh")).is_ok());
     }
 }

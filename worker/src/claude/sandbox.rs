@@ -13,7 +13,10 @@ use std::{
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::timeout;
 
-use super::process::{Exit, LINE_LIMIT, Launch, Process};
+use super::{
+    launch::Launch,
+    process::{Exit, LINE_LIMIT, Process},
+};
 
 /// Where the program is seen inside.
 pub const PROGRAM: &str = "/opt/claude";
@@ -304,6 +307,8 @@ mod tests {
         assert!(script("by-env", "#!/usr/bin/env -S sh -e\n").is_ok());
         assert!(script("elsewhere", "#!/opt/own/sh\n").unwrap_err().contains("`/opt/own/sh` is not below `/usr`"));
         assert!(script("unknown", "#!/usr/bin/env no-such-interpreter\n").unwrap_err().contains("is not below `/usr`"));
+        // By its name where there is a node here, else for want of one.
+        assert!(script("shim", "#!/usr/bin/env node\n").is_err());
         assert!(script("text", "hello\n").unwrap_err().contains("neither a native program nor a script"));
         fs::remove_dir_all(&directory).unwrap();
     }
