@@ -1,1 +1,7 @@
-//! placeholder
+//! The ends of the system tests: a model that says what a test asks for, the Messages API and the CLI
+//! that speak for it, and recordings of the real CLI that hold both to the truth.
+
+pub mod fake_claude;
+pub mod mock_anthropic;
+pub mod model;
+pub mod recording;

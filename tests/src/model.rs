@@ -1,0 +1,19 @@
+//! A model without a mind: a prompt tells it what to answer. Both doubles speak for it, the Messages API
+//! over HTTP and the CLI over its output, so a script means the same whichever edge it replaces.
+
+mod event;
+mod reply;
+mod script;
+mod usage;
+
+pub use event::{ModelEvent, events};
+pub use reply::{Block, Reply, StopReason, ToolResult};
+pub use script::{ApiError, CliFault, Pace, Script, Settings, Step, ToolCall};
+pub use usage::Usage;
+
+/// An id nobody used before, such as `msg_mock1c64527281ec403b`.
+pub fn fresh_id(prefix: &str) -> String {
+    let mut id = uuid::Uuid::new_v4().simple().to_string();
+    id.truncate(16);
+    format!("{prefix}_mock{id}")
+}
