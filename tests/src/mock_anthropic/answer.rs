@@ -66,12 +66,14 @@ pub(super) fn decide(conversation: &Conversation, script: Option<&Script>, memor
 
 /// The step of this call. `None` when only the tools' results are left to be told.
 fn step<'a>(script: &'a Script, conversation: &Conversation) -> Option<&'a Step> {
-    if script.is_sequence {
-        return script.steps.get(conversation.answers);
+    let last = script.steps.last()?;
+    if script.is_sequence
+        && let Some(step) = script.steps.get(conversation.answers)
+    {
+        return Some(step);
     }
-    let step = script.steps.first()?;
-    let goes_on = matches!(step, Step::Loop(_) | Step::Structured(_)) || conversation.results.is_empty();
-    goes_on.then_some(step)
+    let goes_on = matches!(last, Step::Loop(_) | Step::Structured(_)) || conversation.results.is_empty();
+    goes_on.then_some(last)
 }
 
 fn echo(prompt: &str) -> Reply {

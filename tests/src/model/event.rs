@@ -74,18 +74,14 @@ impl ModelEvent<'_> {
 }
 
 fn write_delta(index: usize, block: &Block, piece: &str, out: &mut Vec<u8>) {
-    let (kind, field) = match block {
-        Block::Text(_) => ("text_delta", "text"),
-        Block::Thinking(_) => ("thinking_delta", "thinking"),
-        Block::ToolUse { .. } => ("input_json_delta", "partial_json"),
+    let delta: &[u8] = match block {
+        Block::Text(_) => b",\"delta\":{\"type\":\"text_delta\",\"text\":",
+        Block::Thinking(_) => b",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":",
+        Block::ToolUse { .. } => b",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":",
     };
     out.extend_from_slice(b"{\"type\":\"content_block_delta\",\"index\":");
     out.extend_from_slice(index.to_string().as_bytes());
-    out.extend_from_slice(b",\"delta\":{\"type\":\"");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\",\"");
-    out.extend_from_slice(field.as_bytes());
-    out.extend_from_slice(b"\":");
+    out.extend_from_slice(delta);
     serde_json::to_writer(&mut *out, piece).expect("memory takes every write");
     out.extend_from_slice(b"}}");
 }

@@ -16,7 +16,7 @@ pub struct Script {
     pub settings: Settings,
     /// One for each model call; never empty.
     pub steps: Vec<Step>,
-    /// Whether the steps were given with `seq:`: calls past the last step then end the turn.
+    /// Whether the steps were given with `seq:`, one for each call, and not once for all calls.
     pub is_sequence: bool,
 }
 

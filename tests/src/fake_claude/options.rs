@@ -1,0 +1,111 @@
+//! What the command line and the environment say. Flags of the real CLI that change nothing here are
+//! passed over, whatever they are.
+
+use std::{collections::HashMap, env};
+
+use serde_json::Value;
+
+use crate::model::{CliFault, Script, Step};
+
+/// The tools announced when `--tools` does not choose.
+const DEFAULT_TOOLS: &str = "Task,Bash,Edit,Read,Write";
+
+pub(super) struct Options {
+    pub(super) asks_version: bool,
+    pub(super) session: String,
+    pub(super) model: String,
+    pub(super) permission_mode: String,
+    pub(super) tools: Vec<String>,
+    pub(super) max_turns: Option<u32>,
+    pub(super) max_retries: u32,
+    pub(super) tells_state: bool,
+    pub(super) at_start: Option<Script>,
+}
+
+impl Options {
+    pub(super) fn of_process() -> Self {
+        let variables = ["CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "CLAUDE_CODE_MAX_RETRIES", "FAKE_CLAUDE_START"];
+        let environment = variables.iter().filter_map(|name| Some((*name, env::var(name).ok()?))).collect();
+        Self::read(env::args().skip(1), &environment)
+    }
+
+    fn read(args: impl Iterator<Item = String>, environment: &HashMap<&str, String>) -> Self {
+        let mut given = HashMap::new();
+        let mut args = args.peekable();
+        while let Some(arg) = args.next() {
+            let Some(flag) = arg.strip_prefix("--") else { continue };
+            match flag.split_once('=') {
+                Some((name, value)) => given.insert(name.to_owned(), value.to_owned()),
+                None => given.insert(flag.to_owned(), args.next_if(|next| !next.starts_with("--")).unwrap_or_default()),
+            };
+        }
+        let text = |name: &str| given.get(name).filter(|value| !value.is_empty()).cloned();
+        let tools = given.get("tools").map_or(DEFAULT_TOOLS, String::as_str);
+        Self {
+            asks_version: given.contains_key("version"),
+            session: text("session-id").or_else(|| text("resume")).unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            model: text("model").unwrap_or_else(|| "claude-opus-5-5".into()),
+            permission_mode: text("permission-mode").unwrap_or_else(|| "default".into()),
+            tools: tools.split(',').filter(|tool| !tool.is_empty()).map(str::to_owned).collect(),
+            max_turns: text("max-turns").and_then(|turns| turns.parse().ok()),
+            max_retries: environment.get("CLAUDE_CODE_MAX_RETRIES").and_then(|retries| retries.parse().ok()).unwrap_or(10),
+            tells_state: environment.get("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").is_some_and(|value| value == "1"),
+            at_start: environment.get("FAKE_CLAUDE_START").and_then(|script| faults(script)),
+        }
+    }
+}
+
+/// The faults an `initialize` request asks for in its system prompt: they come before its answer.
+pub(super) fn script_of(initialize: &Value) -> Option<Script> {
+    ["systemPrompt", "appendSystemPrompt"].iter().find_map(|field| match &initialize[field] {
+        Value::String(text) => faults(text),
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).find_map(faults),
+        _ => None,
+    })
+}
+
+fn faults(text: &str) -> Option<Script> {
+    let is_fault = |step: &Step| {
+        matches!(
+            step,
+            Step::Cli(
+                CliFault::Exit(_) | CliFault::Hang | CliFault::IgnoreTerm | CliFault::Children(_) | CliFault::Stderr(_) | CliFault::Garbage
+            )
+        )
+    };
+    Script::parse(text).filter(|script| script.steps.iter().all(is_fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(args: &str) -> Options {
+        Options::read(args.split(' ').map(str::to_owned), &HashMap::new())
+    }
+
+    #[test]
+    fn a_flag_has_its_value_after_an_equals_sign_or_a_space() {
+        let options = read("-p --verbose --model=m --session-id s --tools Bash,Read --max-turns=3 --no-such-flag");
+
+        assert_eq!((options.model.as_str(), options.session.as_str()), ("m", "s"));
+        assert_eq!(options.tools, ["Bash", "Read"]);
+        assert_eq!(options.max_turns, Some(3));
+    }
+
+    #[test]
+    fn no_tools_are_no_tools() {
+        assert!(read("--tools=").tools.is_empty());
+        assert!(!read("--print").tools.is_empty());
+    }
+
+    #[test]
+    fn a_system_prompt_may_ask_for_faults_alone() {
+        let script = script_of(&json!({"subtype": "initialize", "systemPrompt": ["cli:exit:3"]})).expect("a script");
+
+        assert_eq!(script.steps, [Step::Cli(CliFault::Exit(3))]);
+        assert_eq!(script_of(&json!({"systemPrompt": "say:hello"})), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! How a turn ended, as its `result` line tells it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::model::{Block, Reply, StopReason, Usage};
+
+/// The end of a turn.
+pub(super) enum Outcome {
+    Completed { text: String, stop: StopReason, structured: Option<Value> },
+    ApiError { text: String, status: Option<u16> },
+    Aborted { in_tool: bool },
+    MaxTurns(u32),
+}
+
+/// What a turn and the whole process took.
+pub(super) struct Tally {
+    pub(super) calls: u32,
+    pub(super) turn: Usage,
+    pub(super) process: Usage,
+    pub(super) index: u32,
+    pub(super) duration: Duration,
+}
+
+impl Outcome {
+    pub(super) fn completed(text: &str, stop: StopReason) -> Self {
+        Self::Completed { text: text.to_owned(), stop, structured: None }
+    }
+
+    /// The turn ends with `reply`.
+    pub(super) fn of(reply: &Reply) -> Self {
+        let texts = reply.blocks.iter().filter(|block| matches!(block, Block::Text(_)));
+        let text: String = texts.flat_map(Block::pieces).map(String::as_str).collect();
+        match reply.stop {
+            StopReason::EndTurn | StopReason::ToolUse => Self::completed(&text, reply.stop),
+            StopReason::MaxTokens => {
+                Self::ApiError { text: "API Error: Claude's response exceeded the output token maximum.".into(), status: None }
+            }
+            StopReason::Refusal => Self::ApiError { text: "API Error: safeguards flagged this message".into(), status: None },
+        }
+    }
+
+    /// The turn ends with `value` handed in.
+    pub(super) fn structured(value: &Value) -> Self {
+        Self::Completed { text: value.to_string(), stop: StopReason::ToolUse, structured: Some(value.clone()) }
+    }
+
+    pub(super) const fn is_error(&self) -> bool {
+        !matches!(self, Self::Completed { .. })
+    }
+
+    pub(super) const fn is_aborted(&self) -> bool {
+        matches!(self, Self::Aborted { .. })
+    }
+
+    /// The `result` line.
+    pub(super) fn line(&self, model: &str, tally: &Tally) -> Value {
+        let duration_ms = u64::try_from(tally.duration.as_millis()).unwrap_or(u64::MAX);
+        let mut line = json!({
+            "type": "result", "subtype": self.subtype(), "is_error": self.is_error(), "terminal_reason": self.reason(),
+            "num_turns": tally.calls, "duration_ms": duration_ms, "duration_api_ms": duration_ms, "stop_reason": null,
+            "total_cost_usd": tally.process.dollars(), "usage": usage(tally.turn), "modelUsage": model_usage(model, tally.process),
+            "model_usage_since_last_result": model_usage(model, tally.turn), "permission_denials": [],
+            "queued_turn_count": 0, "result_index": tally.index,
+        });
+        match self {
+            Self::Completed { text, stop, structured } => {
+                line["result"] = json!(text);
+                line["stop_reason"] = json!(stop.name());
+                line["api_error_status"] = Value::Null;
+                if let Some(value) = structured {
+                    line["structured_output"] = value.clone();
+                }
+            }
+            Self::ApiError { text, status } => {
+                line["result"] = json!(text);
+                line["stop_reason"] = json!("stop_sequence");
+                line["api_error_status"] = json!(status);
+            }
+            Self::Aborted { .. } => line["errors"] = json!(["[ede_diagnostic] result_type=user last_content_type=n/a stop_reason=null"]),
+            Self::MaxTurns(limit) => line["errors"] = json!([format!("Reached maximum number of turns ({limit})")]),
+        }
+        line
+    }
+
+    const fn subtype(&self) -> &'static str {
+        match self {
+            Self::Completed { .. } | Self::ApiError { .. } => "success",
+            Self::Aborted { .. } => "error_during_execution",
+            Self::MaxTurns(_) => "error_max_turns",
+        }
+    }
+
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Completed { .. } => "completed",
+            Self::ApiError { .. } => "api_error",
+            Self::Aborted { in_tool: false } => "aborted_streaming",
+            Self::Aborted { in_tool: true } => "aborted_tools",
+            Self::MaxTurns(_) => "max_turns",
+        }
+    }
+}
+
+fn usage(usage: Usage) -> Value {
+    let mut json = usage.at_end();
+    json["service_tier"] = json!("standard");
+    json
+}
+
+fn model_usage(model: &str, usage: Usage) -> Value {
+    if usage == Usage::default() {
+        return json!({});
+    }
+    json!({model: {
+        "inputTokens": usage.input, "outputTokens": usage.output, "cacheReadInputTokens": usage.cache_read,
+        "cacheCreationInputTokens": usage.cache_creation, "webSearchRequests": 0, "costUSD": usage.dollars(),
+        "contextWindow": 1_000_000, "maxOutputTokens": 128_000,
+    }})
+}

@@ -1,0 +1,342 @@
+//! One user message answered: the lines of a turn in the order the real CLI prints them.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use shared::time::Timestamp;
+
+use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, events, fresh_id};
+
+use super::{
+    Cli,
+    inbox::Message,
+    outcome::{Outcome, Tally},
+};
+
+/// What the prompt of a call counts for when the script does not say.
+const PROMPT_TOKENS: u64 = 12_000;
+
+/// A turn under way.
+struct Turn<'a> {
+    script: Option<&'a Script>,
+    prompt: &'a str,
+    /// The script's step that is next.
+    next: usize,
+    calls: u32,
+    used: Usage,
+    /// What the tools of the last call answered.
+    results: Vec<ToolResult>,
+}
+
+impl Cli {
+    pub(super) fn answer(&mut self, message: &Message) {
+        let began = Instant::now();
+        let script = Script::parse(&message.text);
+        if let Some(script) = &script {
+            self.enter_ledger(script);
+        }
+        self.lifecycle(message, "started");
+        self.announce();
+        let mut turn =
+            Turn { script: script.as_ref(), prompt: &message.text, next: 0, calls: 0, used: Usage::default(), results: Vec::new() };
+        let outcome = if message.asks { self.play(&mut turn) } else { Outcome::completed("", StopReason::EndTurn) };
+        self.used += turn.used;
+        let tally = Tally { calls: turn.calls, turn: turn.used, process: self.used, index: self.turns, duration: began.elapsed() };
+        self.voice.say(outcome.line(&self.options.model, &tally));
+        self.turns += 1;
+        self.has_failed = outcome.is_error();
+        self.lifecycle(message, if outcome.is_aborted() { "cancelled" } else { "completed" });
+        if self.waiting.is_empty() {
+            self.state("idle");
+        }
+    }
+
+    fn announce(&mut self) {
+        let cwd = std::env::current_dir().unwrap_or_default();
+        self.voice.say(json!({
+            "type": "system", "subtype": "init", "cwd": cwd.to_string_lossy(), "tools": self.options.tools, "mcp_servers": [],
+            "model": self.options.model, "permissionMode": self.options.permission_mode, "slash_commands": [],
+            "apiKeySource": "ANTHROPIC_API_KEY", "claude_code_version": super::VERSION, "output_style": "default",
+            "agents": [], "skills": [], "plugins": [],
+        }));
+    }
+
+    fn play(&mut self, turn: &mut Turn<'_>) -> Outcome {
+        loop {
+            match self.call(turn) {
+                Ok(reply) if reply.stop != StopReason::ToolUse => return Outcome::of(&reply),
+                Ok(reply) => {
+                    if let Err(outcome) = self.run_tools(&reply, turn) {
+                        return outcome;
+                    }
+                }
+                Err(outcome) => return outcome,
+            }
+        }
+    }
+
+    /// One call of the model: its message, once it has been said, or the end of the turn.
+    fn call(&mut self, turn: &mut Turn<'_>) -> Result<Reply, Outcome> {
+        self.voice.say(json!({"type": "system", "subtype": "status", "status": "requesting"}));
+        let step = self.next_step(turn);
+        turn.calls += 1;
+        let pace = turn.pace();
+        let reply = match &step {
+            Some(step) => Reply::to(step, pace),
+            None if turn.script.is_none() => Reply::text(&format!("echo: {}", turn.prompt), pace),
+            None if turn.results.is_empty() => Reply::text("done", pace),
+            None => Reply::to_results(&turn.results, pace),
+        };
+        let prompt = turn.script.and_then(|script| script.settings.prompt_tokens).unwrap_or(PROMPT_TOKENS);
+        let cached = if self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
+        let usage = Usage { output: reply.output_tokens(), ..Usage::cached(prompt, cached) };
+        match step {
+            Some(Step::Hang) => return Err(self.abort_silence()),
+            Some(Step::HangMid) => self.stream(&Reply::text("partial answer", pace), usage, Some(2))?,
+            Some(Step::StreamError(error, times)) if self.may_fail => {
+                self.withdraw(&Reply::text("partial answer", pace), 2);
+                if times.is_none() {
+                    return Err(self.fail(&error));
+                }
+                // The real CLI asks once more, without a stream.
+                for block in &reply.blocks {
+                    self.say_block(&reply, &block.complete(), usage, Some(reply.stop), false);
+                }
+            }
+            step => {
+                if let Some(Step::Fail(..) | Step::Drop(_)) = step
+                    && self.may_fail
+                {
+                    self.retry(step.as_ref(), pace)?;
+                }
+                self.stream(&reply, usage, None)?;
+            }
+        }
+        turn.used += usage;
+        Ok(reply)
+    }
+
+    /// The step of the next call; the CLI's own faults before it happen on the way. `None` when no step is
+    /// left for it.
+    fn next_step(&mut self, turn: &mut Turn<'_>) -> Option<Step> {
+        let script = turn.script?;
+        while let Some(step) = script.steps.get(turn.next) {
+            if let Step::Cli(fault) = step {
+                turn.next += 1;
+                if self.may_fail {
+                    self.suffer(fault);
+                }
+                continue;
+            }
+            if script.is_sequence || !matches!(step, Step::Loop(_)) {
+                turn.next += 1;
+            }
+            return Some(step.clone());
+        }
+        None
+    }
+
+    /// Retry as the real CLI does, until the fault is over or its patience is.
+    fn retry(&mut self, step: Option<&Step>, pace: Pace) -> Result<(), Outcome> {
+        let (error, times) = match step {
+            Some(Step::Fail(error, times)) => (Some(error), *times),
+            Some(Step::Drop(times)) => (None, *times),
+            _ => return Ok(()),
+        };
+        let patience = match error.map(|error| error.status) {
+            Some(400 | 403 | 404 | 413) => 0,
+            Some(529) => self.options.max_retries.min(2),
+            _ => self.options.max_retries,
+        };
+        let times = times.unwrap_or(u32::MAX);
+        for attempt in 1..=times.min(patience) {
+            self.say_retry(attempt, error);
+            if self.wait(Some(pace.delay)) {
+                return Err(self.abort_before_text());
+            }
+        }
+        if times <= patience {
+            return Ok(());
+        }
+        Err(match error {
+            Some(error) => self.fail(error),
+            None => self.fail_to_connect(),
+        })
+    }
+
+    pub(super) fn say_retry(&mut self, attempt: u32, error: Option<&ApiError>) {
+        let kind = match error.map(|error| error.status) {
+            None => "unknown",
+            Some(401) => "authentication_failed",
+            Some(429) => "rate_limit",
+            Some(529) => "overloaded",
+            Some(_) => "server_error",
+        };
+        self.voice.say(json!({
+            "type": "system", "subtype": "api_retry", "attempt": attempt, "max_retries": self.options.max_retries,
+            "retry_delay_ms": 500, "error_status": error.map(|error| error.status), "error": kind,
+        }));
+    }
+
+    /// Stream `reply`; before its delta number `stall` nothing comes any more.
+    fn stream(&mut self, reply: &Reply, usage: Usage, stall: Option<usize>) -> Result<(), Outcome> {
+        let mut deltas = 0;
+        let mut deltas_before_block = 0;
+        for event in events(reply) {
+            let extra = if event == ModelEvent::MessageStart { r#","ttft_ms":1"# } else { "" };
+            match event {
+                ModelEvent::BlockStart(..) => deltas_before_block = deltas,
+                ModelEvent::Delta(index, block, _) => {
+                    let pause = if stall == Some(deltas) { None } else { Some(reply.delay) };
+                    if self.wait(pause) {
+                        return Err(self.abort(reply, (index, block), deltas - deltas_before_block, usage));
+                    }
+                    deltas += 1;
+                    if matches!(block, Block::Thinking(_)) {
+                        let tokens = deltas - deltas_before_block;
+                        self.voice.say(json!({
+                            "type": "system", "subtype": "thinking_tokens", "estimated_tokens": tokens, "estimated_tokens_delta": 1,
+                        }));
+                    }
+                }
+                ModelEvent::BlockStop(_, block) => self.say_block(reply, &block.complete(), usage, None, false),
+                ModelEvent::MessageStart | ModelEvent::Signature(_) | ModelEvent::MessageDelta | ModelEvent::MessageStop => {}
+            }
+            self.voice.stream(reply, event, &self.options.model, usage, extra);
+        }
+        Ok(())
+    }
+
+    /// An `assistant` line: one complete block.
+    fn say_block(&mut self, reply: &Reply, block: &Value, usage: Usage, stop: Option<StopReason>, is_aborted: bool) {
+        let mut line = json!({
+            "type": "assistant",
+            "message": {
+                "id": reply.id, "type": "message", "role": "assistant", "model": self.options.model, "content": [block],
+                "stop_reason": stop.map(StopReason::name), "stop_sequence": null, "usage": usage.at_start(),
+            },
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "request_id": fresh_id("req"),
+        });
+        if is_aborted {
+            line["aborted"] = json!(true);
+        }
+        self.voice.say(line);
+    }
+
+    fn run_tools(&mut self, reply: &Reply, turn: &mut Turn<'_>) -> Result<(), Outcome> {
+        turn.results.clear();
+        for block in &reply.blocks {
+            let Block::ToolUse { id, name, input, .. } = block else { continue };
+            if self.wait(Some(turn.pace().delay)) {
+                return Err(self.abort_tool(id));
+            }
+            if name == "StructuredOutput" {
+                self.say_tool_result(id, "Structured output provided successfully", false, None);
+                return Err(Outcome::structured(input));
+            }
+            let (text, details) = match input["command"].as_str() {
+                Some(command) => {
+                    let output = format!("ran {command}");
+                    let details = json!({
+                        "stdout": output, "stderr": "", "interrupted": false, "isImage": false, "noOutputExpected": false,
+                    });
+                    (output, Some(details))
+                }
+                None => (format!("used {name}"), None),
+            };
+            self.say_tool_result(id, &text, false, details);
+            turn.results.push(ToolResult { text, is_error: false });
+        }
+        match self.options.max_turns {
+            Some(limit) if turn.calls >= limit => Err(Outcome::MaxTurns(limit)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn say_tool_result(&mut self, id: &str, text: &str, is_error: bool, details: Option<Value>) {
+        let mut line = json!({
+            "type": "user",
+            "message": {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": id, "content": text, "is_error": is_error},
+            ]},
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(),
+        });
+        if let Some(details) = details {
+            line["tool_use_result"] = details;
+        }
+        self.voice.say(line);
+    }
+
+    /// The host interrupts in the middle of a block of which `said` deltas are out.
+    fn abort(&mut self, reply: &Reply, (index, block): (usize, &Block), said: usize, usage: Usage) -> Outcome {
+        if said > 0 {
+            self.say_block(reply, &block.spoken(said), usage, None, true);
+        }
+        let outcome = self.abort_before_text();
+        let abandoned = format!(r#","abandoned_blocks":{{"api_message_id":"{}","from_block_index":{}}}"#, reply.id, index + 1);
+        self.voice.stream(reply, ModelEvent::BlockStop(index, block), &self.options.model, usage, "");
+        self.voice.say(json!({
+            "type": "stream_event", "parent_tool_use_id": null, "api_message_id": reply.id,
+            "event": {"type": "message_delta", "delta": {"stop_reason": null, "stop_sequence": null}, "usage": usage.at_end()},
+        }));
+        self.voice.stream(reply, ModelEvent::MessageStop, &self.options.model, usage, &abandoned);
+        outcome
+    }
+
+    fn abort_silence(&mut self) -> Outcome {
+        while !self.wait(None) {}
+        self.abort_before_text()
+    }
+
+    fn abort_before_text(&mut self) -> Outcome {
+        self.say_user("[Request interrupted by user]");
+        Outcome::Aborted { in_tool: false }
+    }
+
+    fn abort_tool(&mut self, id: &str) -> Outcome {
+        let text = "The user doesn't want to proceed with this tool use.";
+        self.say_tool_result(id, text, true, Some(json!("User rejected tool use")));
+        self.say_user("[Request interrupted by user for tool use]");
+        Outcome::Aborted { in_tool: true }
+    }
+
+    fn say_user(&mut self, text: &str) {
+        self.voice.say(json!({
+            "type": "user", "message": {"role": "user", "content": [{"type": "text", "text": text}]},
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(),
+        }));
+    }
+
+    fn fail(&mut self, error: &ApiError) -> Outcome {
+        let text = format!("API Error: {} mock {}", error.status, error.kind);
+        self.say_api_error(&text, json!({"api_error_status": error.status, "api_error_type": error.kind}));
+        Outcome::ApiError { text, status: Some(error.status) }
+    }
+
+    fn fail_to_connect(&mut self) -> Outcome {
+        let text = "API Error: Connection dropped (ECONNRESET).".to_owned();
+        self.say_api_error(&text, json!({"api_error": "connection_failed"}));
+        Outcome::ApiError { text, status: None }
+    }
+
+    fn say_api_error(&mut self, text: &str, details: Value) {
+        let mut line = json!({
+            "type": "assistant",
+            "message": {
+                "id": uuid::Uuid::new_v4(), "type": "message", "role": "assistant", "model": "<synthetic>",
+                "content": [{"type": "text", "text": text}], "stop_reason": "stop_sequence", "stop_sequence": "",
+            },
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "error": "server_error", "is_api_error_message": true,
+        });
+        if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
+            line.extend(details);
+        }
+        self.voice.say(line);
+    }
+}
+
+impl Turn<'_> {
+    fn pace(&self) -> Pace {
+        self.script.map_or(Pace { chunk: Some(16), ..Pace::default() }, |script| script.settings.pace)
+    }
+}
