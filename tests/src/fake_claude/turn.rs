@@ -1,6 +1,6 @@
 //! One user message answered: the lines of a turn in the order the real CLI prints them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shared::time::Timestamp;
@@ -227,7 +227,7 @@ impl Cli {
         turn.results.clear();
         for block in &reply.blocks {
             let Block::ToolUse { id, name, input, .. } = block else { continue };
-            if self.wait(Some(turn.pace().delay)) {
+            if self.wait(Some(turn.pace().delay + sleep_of(input))) {
                 return Err(self.abort_tool(id));
             }
             if name == "StructuredOutput" {
@@ -339,4 +339,10 @@ impl Turn<'_> {
     fn pace(&self) -> Pace {
         self.script.map_or(Pace { chunk: Some(16), ..Pace::default() }, |script| script.settings.pace)
     }
+}
+
+/// How long a Bash call `sleep SECS` takes. No other call takes any time.
+fn sleep_of(input: &Value) -> Duration {
+    let secs = input["command"].as_str().and_then(|command| command.strip_prefix("sleep ")?.parse().ok());
+    secs.and_then(|secs| Duration::try_from_secs_f64(secs).ok()).unwrap_or_default()
 }
