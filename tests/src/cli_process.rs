@@ -76,6 +76,11 @@ impl CliProcess {
         Ok((std::mem::take(&mut self.heard), status.code()))
     }
 
+    /// Wait for its exit code; its output may stay open for longer.
+    pub fn wait(&mut self) -> io::Result<Option<i32>> {
+        Ok(self.child.wait()?.code())
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

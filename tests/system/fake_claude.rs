@@ -195,6 +195,58 @@ fn the_fake_survives_sigterm_only_when_asked() {
     deaf.until("result").expect("the CLI talks").expect("a result");
 }
 
+#[test]
+fn the_fake_goes_on_after_lines_nobody_understands() {
+    for prompt in ["cli:garbage", "cli:unknown", "cli:withdraw"] {
+        let (printed, exit) = play(&mut fake(), prompt, None);
+
+        assert_eq!(printed.last().expect("a line")["result"], "done", "{prompt}");
+        assert_eq!(exit, Some(0), "{prompt}");
+    }
+}
+
+#[test]
+fn the_ledger_tells_the_runs_and_ends_the_faults() {
+    let directory = Directory::create();
+    let ledger = directory.0.join("ledger");
+    let prompt = format!("@ledger={} @times=2 cli:exit:9", ledger.display());
+
+    let exits = [(); 3].map(|()| {
+        let mut cli = CliProcess::spawn(&mut fake()).expect("the CLI starts");
+        cli.ask(&prompt).expect("the CLI listens");
+        cli.finish().expect("the CLI ends").1
+    });
+
+    assert_eq!(exits, [Some(9), Some(9), Some(0)]);
+    let notes = fs::read_to_string(&ledger).expect("a ledger");
+    let words: Vec<_> = notes.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(words, ["start", "stop", "start", "stop", "start", "stop"]);
+}
+
+#[test]
+fn the_children_of_the_fake_outlive_it() {
+    let directory = Directory::create();
+    let ledger = directory.0.join("ledger");
+    let prompt = format!("@ledger={} seq:cli:children:3 || cli:exit:0", ledger.display());
+    let mut cli = CliProcess::spawn(fake().env("PATH", "/usr/bin:/bin")).expect("the CLI starts");
+
+    cli.ask(&prompt).expect("the CLI listens");
+    let exit = cli.wait().expect("the CLI ends");
+
+    assert_eq!(exit, Some(0));
+    let notes = fs::read_to_string(&ledger).expect("a ledger");
+    let children: Vec<i32> = notes.lines().filter_map(|line| line.strip_prefix("child ")?.parse().ok()).collect();
+    assert_eq!(children.len(), 3);
+    for child in children {
+        let pid = rustix::process::Pid::from_raw(child).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
+        // Deaf to the first signal, it is there for the second.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+    }
+    // One of them held the output open; only without it the output ends.
+    cli.finish().expect("the output ends");
+}
+
 /// The real CLI in a directory of its own, and that directory, or `None` with a word on stderr.
 fn real(mock: &MockAnthropic, directory: &Directory) -> Option<Command> {
     let Some(program) = env::var_os("CLAUDE_BIN_REAL") else {
