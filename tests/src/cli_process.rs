@@ -42,6 +42,19 @@ impl CliProcess {
         Ok(Self { child, stdin, lines, reader: Some(reader), heard: Vec::new() })
     }
 
+    /// All that `command` prints, and its exit code, when it is asked `prompt`; it is interrupted at the
+    /// first line of the kind `interrupt_at`.
+    pub fn play(command: &mut Command, prompt: &str, interrupt_at: Option<&str>) -> io::Result<(Vec<Value>, Option<i32>)> {
+        let mut cli = Self::spawn(command)?;
+        cli.ask(prompt)?;
+        if let Some(kind) = interrupt_at {
+            cli.until(kind)?;
+            cli.interrupt()?;
+        }
+        cli.until("result")?;
+        cli.finish()
+    }
+
     /// Write one line.
     pub fn write(&mut self, line: &Value) -> io::Result<()> {
         let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;

@@ -5,6 +5,7 @@
 mod fault;
 mod inbox;
 mod ledger;
+mod lines;
 mod options;
 mod outcome;
 mod signals;

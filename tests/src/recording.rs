@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
@@ -54,7 +54,17 @@ impl Vocabulary {
     }
 }
 
-/// The lines of a recording.
+/// Where the recordings are.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings")
+}
+
+/// The lines of the recording `name`.
+pub fn recording(name: &str) -> io::Result<Vec<Value>> {
+    Ok(lines(&fs::read_to_string(folder().join(name).with_extension("jsonl"))?))
+}
+
+/// The lines of `text`.
 pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a recording holds JSON")).collect()
 }

@@ -1,61 +1,19 @@
-//! The scripted CLI and the real one, both held to the same recordings: the first so that tests with it
-//! mean something, the second so that a release that speaks differently is seen.
+//! The scripted CLI held to recordings of the real one, so that tests with it mean something.
 
 use std::{
-    env, fs,
-    io::{Write as _, stderr},
+    fs,
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
     cli_process::CliProcess,
-    mock_anthropic::MockAnthropic,
-    recording::{Vocabulary, fields, kind, lines, shape, without_withdrawn},
+    directory::Directory,
+    product_reads::missing,
+    recording::{Vocabulary, folder, lines, recording, shape},
 };
-
-/// The fields the product reads, by the kind of line. Null stands for absent.
-const READ: [(&str, &[&str]); 20] = [
-    ("system/init", &["session_id", "tools[]", "model", "claude_code_version"]),
-    ("system/api_retry", &["attempt", "max_retries", "retry_delay_ms", "error_status", "error"]),
-    ("system/session_state_changed", &["state"]),
-    ("command_lifecycle", &["command_uuid", "state"]),
-    ("stream_event", &["api_message_id", "parent_tool_use_id", "session_id", "event.type"]),
-    ("stream_event/message_start", &["event.message.id", "event.message.model", "event.message.usage.input_tokens"]),
-    ("stream_event/content_block_start", &["event.index", "event.content_block.type"]),
-    ("stream_event/content_block_start/tool_use", &["event.content_block.id", "event.content_block.name"]),
-    ("stream_event/content_block_delta/text_delta", &["event.index", "event.delta.text"]),
-    ("stream_event/content_block_delta/thinking_delta", &["event.index", "event.delta.thinking"]),
-    ("stream_event/content_block_delta/input_json_delta", &["event.index", "event.delta.partial_json"]),
-    ("stream_event/message_delta", &["event.delta.stop_reason", "event.usage.output_tokens"]),
-    ("stream_event/message_stop/abandoned", &["abandoned_blocks.api_message_id", "abandoned_blocks.from_block_index"]),
-    ("assistant", &["message.id", "message.model", "message.content[].type", "parent_tool_use_id"]),
-    ("assistant/text", &["message.content[].text"]),
-    ("assistant/tool_use", &["message.content[].id", "message.content[].name"]),
-    ("user", &["parent_tool_use_id"]),
-    ("user/tool_result", &["message.content[].tool_use_id", "message.content[].content"]),
-    ("result", &["is_error", "terminal_reason", "num_turns", "duration_ms", "stop_reason", "total_cost_usd", "usage.output_tokens"]),
-    ("result/success", &["result", "api_error_status"]),
-];
-
-fn recordings() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings")
-}
-
-fn recording(name: &str) -> Vec<Value> {
-    lines(&fs::read_to_string(recordings().join(name).with_extension("jsonl")).expect("a recording"))
-}
-
-/// The fields the product reads that `line` lacks.
-fn missing(line: &Value) -> Vec<String> {
-    let kind = kind(line);
-    let has: Vec<_> = fields(line).into_iter().map(|(path, _)| path).collect();
-    let reads = READ.iter().filter(|(start, _)| kind.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
-    let missing = reads.flat_map(|(_, paths)| paths.iter()).filter(|path| !has.iter().any(|has| has == *path));
-    missing.map(|path| format!("{kind}: {path}")).collect()
-}
 
 fn fake() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fake-claude"));
@@ -63,22 +21,9 @@ fn fake() -> Command {
     command
 }
 
-/// What a CLI prints and exits with when it is asked `prompt`; `interrupt_at` says at which kind of line
-/// it is interrupted.
-fn play(command: &mut Command, prompt: &str, interrupt_at: Option<&str>) -> (Vec<Value>, Option<i32>) {
-    let mut cli = CliProcess::spawn(command).expect("the CLI starts");
-    cli.ask(prompt).expect("the CLI listens");
-    if let Some(kind) = interrupt_at {
-        cli.until(kind).expect("the CLI talks").expect("a line to interrupt at");
-        cli.interrupt().expect("the CLI listens");
-    }
-    cli.until("result").expect("the CLI talks").expect("a result");
-    cli.finish().expect("the CLI ends")
-}
-
 #[test]
 fn every_recorded_line_has_what_the_product_reads() {
-    for entry in fs::read_dir(recordings()).expect("recordings") {
+    for entry in fs::read_dir(folder()).expect("recordings") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             for line in lines(&fs::read_to_string(&path).expect("a recording")) {
@@ -90,7 +35,7 @@ fn every_recorded_line_has_what_the_product_reads() {
 
 #[test]
 fn the_fake_prints_what_the_real_cli_printed() {
-    let vocabulary = Vocabulary::of_folder(&recordings()).expect("recordings");
+    let vocabulary = Vocabulary::of_folder(&folder()).expect("recordings");
     let whole = [
         ("plain", "say:hello world", 0),
         ("thinking", "think:pondering the question in some depth", 0),
@@ -113,9 +58,10 @@ fn the_fake_prints_what_the_real_cli_printed() {
     for (name, prompt, interrupt_at, code) in cases.into_iter().chain(interrupted.map(|(name, prompt, at)| (name, prompt, Some(at), 1))) {
         let retries = if name.ends_with("then_ok") { "10" } else { "1" };
 
-        let (printed, exit) = play(fake().arg("--max-turns=3").env("CLAUDE_CODE_MAX_RETRIES", retries), prompt, interrupt_at);
+        let (printed, exit) = CliProcess::play(fake().arg("--max-turns=3").env("CLAUDE_CODE_MAX_RETRIES", retries), prompt, interrupt_at)
+            .expect("the CLI talks");
 
-        assert_eq!(shape(&printed), shape(&recording(name)), "{name}");
+        assert_eq!(shape(&printed), shape(&recording(name).expect("a recording")), "{name}");
         assert_eq!(exit, Some(code), "{name}");
         for line in &printed {
             assert_eq!(missing(line), Vec::<String>::new(), "{name}: {line}");
@@ -133,7 +79,7 @@ fn the_fake_tells_when_nothing_more_will_come() {
     cli.write(&message).expect("the CLI listens");
     let (printed, _) = cli.finish().expect("the CLI ends");
 
-    assert_eq!(shape(&printed), shape(&recording("session_state")));
+    assert_eq!(shape(&printed), shape(&recording("session_state").expect("a recording")));
     assert_eq!(printed.last().expect("a line")["state"], "idle");
 }
 
@@ -198,7 +144,7 @@ fn the_fake_survives_sigterm_only_when_asked() {
 #[test]
 fn the_fake_goes_on_after_lines_nobody_understands() {
     for prompt in ["cli:garbage", "cli:unknown", "cli:withdraw"] {
-        let (printed, exit) = play(&mut fake(), prompt, None);
+        let (printed, exit) = CliProcess::play(&mut fake(), prompt, None).expect("the CLI talks");
 
         assert_eq!(printed.last().expect("a line")["result"], "done", "{prompt}");
         assert_eq!(exit, Some(0), "{prompt}");
@@ -207,8 +153,8 @@ fn the_fake_goes_on_after_lines_nobody_understands() {
 
 #[test]
 fn the_ledger_tells_the_runs_and_ends_the_faults() {
-    let directory = Directory::create();
-    let ledger = directory.0.join("ledger");
+    let directory = Directory::create().expect("a directory");
+    let ledger = directory.path().join("ledger");
     let prompt = format!("@ledger={} @times=2 cli:exit:9", ledger.display());
 
     let exits = [(); 3].map(|()| {
@@ -225,8 +171,8 @@ fn the_ledger_tells_the_runs_and_ends_the_faults() {
 
 #[test]
 fn the_children_of_the_fake_outlive_it() {
-    let directory = Directory::create();
-    let ledger = directory.0.join("ledger");
+    let directory = Directory::create().expect("a directory");
+    let ledger = directory.path().join("ledger");
     let prompt = format!("@ledger={} seq:cli:children:3 || cli:exit:0", ledger.display());
     let mut cli = CliProcess::spawn(fake().env("PATH", "/usr/bin:/bin")).expect("the CLI starts");
 
@@ -245,95 +191,4 @@ fn the_children_of_the_fake_outlive_it() {
     }
     // One of them held the output open; only without it the output ends.
     cli.finish().expect("the output ends");
-}
-
-/// The real CLI in a directory of its own, and that directory, or `None` with a word on stderr.
-fn real(mock: &MockAnthropic, directory: &Directory) -> Option<Command> {
-    let Some(program) = env::var_os("CLAUDE_BIN_REAL") else {
-        // Past the capture of test output: a skipped test should not look like a passed one.
-        let _ = writeln!(stderr(), "SKIPPED: `CLAUDE_BIN_REAL` is not set, the real CLI is not compared with its recordings");
-        return None;
-    };
-    let mut command = Command::new(program);
-    command.env_clear().current_dir(directory.0.join("workspace")).envs([
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("LANG", "C.UTF-8"),
-        ("TERM", "dumb"),
-        ("ANTHROPIC_BASE_URL", mock.url()),
-        ("ANTHROPIC_API_KEY", "made-up"),
-        ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-        ("DISABLE_TELEMETRY", "1"),
-        ("DISABLE_AUTOUPDATER", "1"),
-        ("DISABLE_ERROR_REPORTING", "1"),
-    ]);
-    command.env("HOME", directory.0.join("home")).env("CLAUDE_CONFIG_DIR", directory.0.join("config"));
-    command.args(["-p", "--output-format", "stream-json", "--input-format", "stream-json", "--verbose", "--include-partial-messages"]);
-    Some(command)
-}
-
-/// A private directory, removed with its content.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn create() -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(uuid::Uuid::new_v4().to_string());
-        for part in ["workspace", "home", "config"] {
-            fs::create_dir_all(path.join(part)).expect("a directory");
-        }
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_real_cli_prints_what_it_printed() {
-    let mock = MockAnthropic::start().await.expect("a port");
-    let cases: [(&str, &str, &[&str]); 6] = [
-        ("plain", "say:hello world", &[]),
-        ("thinking", "think:pondering the question in some depth", &[]),
-        ("tool_bash", "tool:bash:echo hi", &["--allowedTools", "Bash"]),
-        ("api_retry_then_ok", "error:529:2", &[]),
-        ("api_sse_then_ok", "sseerror:overloaded_error:1", &[]),
-        ("api_drop_then_ok", "drop:1", &[]),
-    ];
-    for (name, prompt, flags) in cases {
-        let directory = Directory::create();
-        let Some(mut command) = real(&mock, &directory) else { return };
-
-        let (printed, exit) = play(command.args(flags), prompt, None);
-
-        let (printed_shape, recorded) = (shape(&printed), shape(&recording(name)));
-        if name == "api_drop_then_ok" {
-            assert_eq!(without_withdrawn(&printed_shape), without_withdrawn(&recorded), "{name}");
-        } else {
-            assert_eq!(printed_shape, recorded, "{name}");
-        }
-        assert_eq!(exit, Some(0), "{name}");
-        for line in &printed {
-            assert_eq!(missing(line), Vec::<String>::new(), "{name}: {line}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_real_cli_can_be_interrupted_while_the_api_is_silent() {
-    let mock = MockAnthropic::start().await.expect("a port");
-    let directory = Directory::create();
-    let Some(mut command) = real(&mock, &directory) else { return };
-    let mut cli = CliProcess::spawn(&mut command).expect("the CLI starts");
-
-    cli.ask("hang").expect("the CLI listens");
-    mock.received(1).await;
-    cli.interrupt().expect("the CLI listens");
-    cli.until("result").expect("the CLI talks").expect("a result");
-    let (printed, exit) = cli.finish().expect("the CLI ends");
-    mock.idle().await;
-
-    assert_eq!(shape(&printed), shape(&recording("hang_interrupted")));
-    assert_eq!(exit, Some(1));
 }

@@ -1,0 +1,86 @@
+//! The lines of a turn that are not the stream itself, with the fields the real CLI gives them.
+
+use serde_json::{Value, json};
+use shared::time::Timestamp;
+
+use crate::model::{ApiError, Reply, StopReason, Usage, fresh_id};
+
+use super::Cli;
+
+impl Cli {
+    pub(super) fn announce(&mut self) {
+        let cwd = std::env::current_dir().unwrap_or_default();
+        self.voice.say(json!({
+            "type": "system", "subtype": "init", "cwd": cwd.to_string_lossy(), "tools": self.options.tools, "mcp_servers": [],
+            "model": self.options.model, "permissionMode": self.options.permission_mode, "slash_commands": [],
+            "apiKeySource": "ANTHROPIC_API_KEY", "claude_code_version": super::VERSION, "output_style": "default",
+            "agents": [], "skills": [], "plugins": [],
+        }));
+    }
+
+    pub(super) fn say_retry(&mut self, attempt: u32, error: Option<&ApiError>) {
+        let kind = match error.map(|error| error.status) {
+            None => "unknown",
+            Some(401) => "authentication_failed",
+            Some(429) => "rate_limit",
+            Some(529) => "overloaded",
+            Some(_) => "server_error",
+        };
+        self.voice.say(json!({
+            "type": "system", "subtype": "api_retry", "attempt": attempt, "max_retries": self.options.max_retries,
+            "retry_delay_ms": 500, "error_status": error.map(|error| error.status), "error": kind,
+        }));
+    }
+
+    /// An `assistant` line: one complete block.
+    pub(super) fn say_block(&mut self, reply: &Reply, block: &Value, usage: Usage, stop: Option<StopReason>, is_aborted: bool) {
+        let mut line = json!({
+            "type": "assistant",
+            "message": {
+                "id": reply.id, "type": "message", "role": "assistant", "model": self.options.model, "content": [block],
+                "stop_reason": stop.map(StopReason::name), "stop_sequence": null, "usage": usage.at_start(),
+            },
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "request_id": fresh_id("req"),
+        });
+        if is_aborted {
+            line["aborted"] = json!(true);
+        }
+        self.voice.say(line);
+    }
+
+    pub(super) fn say_tool_result(&mut self, id: &str, text: &str, is_error: bool, details: Option<Value>) {
+        let mut line = json!({
+            "type": "user",
+            "message": {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": id, "content": text, "is_error": is_error},
+            ]},
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(),
+        });
+        if let Some(details) = details {
+            line["tool_use_result"] = details;
+        }
+        self.voice.say(line);
+    }
+
+    pub(super) fn say_user(&mut self, text: &str) {
+        self.voice.say(json!({
+            "type": "user", "message": {"role": "user", "content": [{"type": "text", "text": text}]},
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(),
+        }));
+    }
+
+    pub(super) fn say_api_error(&mut self, text: &str, details: Value) {
+        let mut line = json!({
+            "type": "assistant",
+            "message": {
+                "id": uuid::Uuid::new_v4(), "type": "message", "role": "assistant", "model": "<synthetic>",
+                "content": [{"type": "text", "text": text}], "stop_reason": "stop_sequence", "stop_sequence": "",
+            },
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "error": "server_error", "is_api_error_message": true,
+        });
+        if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
+            line.extend(details);
+        }
+        self.voice.say(line);
+    }
+}

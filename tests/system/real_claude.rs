@@ -1,0 +1,90 @@
+//! The real CLI held to recordings of itself, so that a release that speaks differently is seen here
+//! first. `CLAUDE_BIN_REAL` names it; it talks to the scripted API alone.
+
+use std::{
+    env,
+    io::{Write as _, stderr},
+    process::Command,
+};
+
+use tests::{
+    cli_process::CliProcess,
+    directory::Directory,
+    mock_anthropic::MockAnthropic,
+    product_reads::missing,
+    recording::{recording, shape, without_withdrawn},
+};
+
+/// The real CLI with nothing of this machine but `directory`; `None`, with a word on stderr, where there is
+/// none.
+fn real(mock: &MockAnthropic, directory: &Directory) -> Option<Command> {
+    let Some(program) = env::var_os("CLAUDE_BIN_REAL") else {
+        // Past the capture of test output: a skipped test should not look like a passed one.
+        let _ = writeln!(stderr(), "SKIPPED: `CLAUDE_BIN_REAL` is not set, the real CLI is not compared with its recordings");
+        return None;
+    };
+    let place = |name| directory.with(name).expect("a directory");
+    let mut command = Command::new(program);
+    command.env_clear().current_dir(place("workspace")).envs([
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("LANG", "C.UTF-8"),
+        ("TERM", "dumb"),
+        ("ANTHROPIC_BASE_URL", mock.url()),
+        ("ANTHROPIC_API_KEY", "made-up"),
+        ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
+        ("DISABLE_TELEMETRY", "1"),
+        ("DISABLE_AUTOUPDATER", "1"),
+        ("DISABLE_ERROR_REPORTING", "1"),
+    ]);
+    command.env("HOME", place("home")).env("CLAUDE_CONFIG_DIR", place("config"));
+    command.args(["-p", "--output-format", "stream-json", "--input-format", "stream-json", "--verbose", "--include-partial-messages"]);
+    Some(command)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_real_cli_prints_what_it_printed() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let cases: [(&str, &str, &[&str]); 6] = [
+        ("plain", "say:hello world", &[]),
+        ("thinking", "think:pondering the question in some depth", &[]),
+        ("tool_bash", "tool:bash:echo hi", &["--allowedTools", "Bash"]),
+        ("api_retry_then_ok", "error:529:2", &[]),
+        ("api_sse_then_ok", "sseerror:overloaded_error:1", &[]),
+        ("api_drop_then_ok", "drop:1", &[]),
+    ];
+    for (name, prompt, flags) in cases {
+        let directory = Directory::create().expect("a directory");
+        let Some(mut command) = real(&mock, &directory) else { return };
+
+        let (printed, exit) = CliProcess::play(command.args(flags), prompt, None).expect("the CLI talks");
+
+        let (printed_shape, recorded) = (shape(&printed), shape(&recording(name).expect("a recording")));
+        if name == "api_drop_then_ok" {
+            assert_eq!(without_withdrawn(&printed_shape), without_withdrawn(&recorded), "{name}");
+        } else {
+            assert_eq!(printed_shape, recorded, "{name}");
+        }
+        assert_eq!(exit, Some(0), "{name}");
+        for line in &printed {
+            assert_eq!(missing(line), Vec::<String>::new(), "{name}: {line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_real_cli_can_be_interrupted_while_the_api_is_silent() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let directory = Directory::create().expect("a directory");
+    let Some(mut command) = real(&mock, &directory) else { return };
+    let mut cli = CliProcess::spawn(&mut command).expect("the CLI starts");
+
+    cli.ask("hang").expect("the CLI listens");
+    mock.received(1).await;
+    cli.interrupt().expect("the CLI listens");
+    cli.until("result").expect("the CLI talks").expect("a result");
+    let (printed, exit) = cli.finish().expect("the CLI ends");
+    mock.idle().await;
+
+    assert_eq!(shape(&printed), shape(&recording("hang_interrupted").expect("a recording")));
+    assert_eq!(exit, Some(1));
+}
