@@ -125,19 +125,19 @@ fn the_fake_breaks_as_asked() {
 
 #[test]
 fn the_fake_survives_sigterm_only_when_asked() {
-    let terminate = |prompt: &str| {
+    let terminate = |prompt: &str, at: &str| {
         let mut cli = CliProcess::spawn(&mut fake()).expect("the CLI starts");
         cli.ask(prompt).expect("the CLI listens");
-        cli.until("system/status").expect("the CLI talks").expect("a running turn");
+        cli.until(at).expect("the CLI talks").expect("a running turn");
         let pid = rustix::process::Pid::from_raw(cli.id().try_into().expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
         cli
     };
 
-    let (_, exit) = terminate("hang").finish().expect("the CLI ends");
+    let (_, exit) = terminate("hang", "system/status").finish().expect("the CLI ends");
     assert_eq!(exit, Some(143));
 
-    let mut deaf = terminate("seq:cli:ignore_term || slow:3:0.01");
+    let mut deaf = terminate("seq:cli:ignore_term || slow:3:0.01", "stream_event/message_start");
     deaf.until("result").expect("the CLI talks").expect("a result");
 }
 
