@@ -474,6 +474,16 @@ impl JobView {
     }
 }
 
+/// Whether a job may ask for the tool `name`: it has the form of a tool's name, and is none of those
+/// that act beyond the job, on other agents, later times or the host's repositories.
+pub fn may_be_offered(name: &str) -> bool {
+    const NEVER: [&str; 5] = ["ScheduleWakeup", "Monitor", "SendMessage", "ListAgents", "Workflow"];
+    let is_name = name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name && !NEVER.contains(&name) && !name.starts_with("Cron") && !name.ends_with("Worktree")
+}
+
 /// The body of a job's request as stored, for a hash that does not depend on the order of its fields.
 pub fn canonical_json(spec: &ChatSpec) -> String {
     // `Value` keeps its keys sorted.
@@ -496,6 +506,14 @@ mod tests {
     fn a_running_job_may_go_back_to_the_queue_and_a_queued_one_cannot_complete() {
         assert!(JobState::Running.can_become(JobState::Queued));
         assert!(!JobState::Queued.can_become(JobState::Completed));
+    }
+
+    #[test]
+    fn tools_that_act_beyond_their_job_are_never_offered() {
+        assert!(["Read", "Bash", "Task", "mcp__files__read"].into_iter().all(may_be_offered));
+        for name in ["CronCreate", "EnterWorktree", "Monitor", "Workflow", "", "1x", "Bash(git *)", "a,b", "--x"] {
+            assert!(!may_be_offered(name), "{name}");
+        }
     }
 
     #[test]

@@ -289,8 +289,8 @@ impl Lease {
         let len = self.line.with_spool(|spool| spool.push_last(event.json).map(|()| spool.len()));
         let len = len.map_err(|source| Error::Internal { what: "could not keep the last event", source: source.into() })?;
         self.line.grown.notify_one();
-        let flushed = tokio::time::timeout(FLUSH, self.sent.wait_for(|&sent| sent >= len)).await;
-        if !matches!(flushed, Ok(Ok(_))) {
+        let flushed = tokio::time::timeout(FLUSH, async { self.sent.wait_for(|&sent| sent >= len).await.is_ok() }).await;
+        if !flushed.unwrap_or(false) {
             return Err(Error::Unavailable { service: "redis", source: "the log could not be completed".into() });
         }
         queue::done(redis, settled.id, Some(&self.entry)).await?;

@@ -1,16 +1,28 @@
-//! `worker` and the two small commands it starts itself with around each CLI process.
+//! `worker` runs jobs; `worker supervise` and `worker tether` are the small parents it starts around
+//! each CLI process.
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use worker::supervise::{Supervise, Tether};
+use shared::{config::Env, reconciler, store::Store, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use worker::{
+    chat::Workshop,
+    claude::{process::Launch, sandbox::Sandbox, upstream::Upstream},
+    config::{Config, find_program},
+    job_dir::JobsRoot,
+    runner::{self, Shutdown},
+    supervise::{Supervise, Tether},
+};
 
-/// Runs chat jobs with the Claude CLI.
+/// Runs chat jobs with the Claude CLI. Its settings are environment variables (see `.env.example`).
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -26,7 +38,75 @@ enum Command {
 fn main() -> ExitCode {
     // These two are the parents of programs: no thread, no runtime and no log may start before them.
     match Arguments::parse().command {
-        Command::Supervise(supervise) => supervise.run(),
-        Command::Tether(tether) => tether.run(),
+        Some(Command::Supervise(supervise)) => supervise.run(),
+        Some(Command::Tether(tether)) => tether.run(),
+        None => work(),
     }
+}
+
+#[tokio::main]
+async fn work() -> ExitCode {
+    match try_work().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn try_work() -> anyhow::Result<()> {
+    let env = Env::of_process();
+    telemetry::init(&env)?;
+    let config = Config::from_env(&env)?;
+    let shutdown = shutdown_on_signals()?;
+
+    let Some(store) = Store::open(&config.store, &shutdown.drain).await.context("could not open the stores")? else {
+        return Ok(());
+    };
+    let workshop = workshop(config).await?;
+
+    let watching = CancellationToken::new();
+    let watch = tokio::spawn(reconciler::run(store.clone(), watching.clone()));
+    let worked = runner::run(&store, workshop, &shutdown).await;
+    watching.cancel();
+    watch.await.context("the watch over the jobs panicked")?;
+    worked.context("could not join the workers")
+}
+
+async fn workshop(config: Config) -> anyhow::Result<Workshop> {
+    let jobs = JobsRoot::create(&config.jobs_dir).with_context(|| format!("could not use `JOBS_DIR` ({})", config.jobs_dir.display()))?;
+    let upstream = Upstream::new(&config.upstream_url, &config.credential)?;
+    let bwrap = find_program("bwrap".as_ref(), &config.search_path);
+    let sandbox = match Sandbox::probe(&bwrap, &jobs.path().join("sandbox"), Launch::SUPERVISOR.as_ref()).await {
+        Ok(sandbox) => Some(sandbox),
+        Err(error) if config.unsandboxed_tools => {
+            tracing::warn!(%error, "NO SANDBOX, and `UNSANDBOXED_TOOLS` is set: every job can do what this worker's user can");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "No sandbox works here: jobs run without tools");
+            None
+        }
+    };
+    Ok(Workshop { config, jobs, upstream, sandbox, living: prometheus_client::metrics::gauge::Gauge::default() })
+}
+
+/// The first SIGTERM or SIGINT asks to drain, the second to end now.
+fn shutdown_on_signals() -> std::io::Result<Shutdown> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = Shutdown::default();
+    let told = shutdown.clone();
+    // Ends with the runtime.
+    tokio::spawn(async move {
+        for token in [told.drain, told.now] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
 }

@@ -2,11 +2,11 @@
 //! may help. `detail` goes to clients: it holds no prompt, nothing of stderr a prompt could be in, and
 //! nothing of how this service reaches the API.
 
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::time::Duration;
 
 use shared::job::JobError;
 
-use super::stream::TurnResult;
+use super::{process::Exit, stream::TurnResult};
 
 /// Why an attempt failed, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,13 @@ pub enum Code {
     MaxOutputTokens,
     StructuredOutputFailed,
     OutputTooLarge,
+    TimedOut,
+    IdleTimeout,
+    ToolsUnavailable,
     Interrupted,
+    InternalError,
+    CliUnavailable,
+    CliLineTooLong,
     CliRejectedOptions,
     CliCrashed,
     CliNoOutput,
@@ -69,7 +75,13 @@ impl Code {
             Self::MaxOutputTokens => "max_output_tokens",
             Self::StructuredOutputFailed => "structured_output_failed",
             Self::OutputTooLarge => "output_too_large",
+            Self::TimedOut => "timed_out",
+            Self::IdleTimeout => "idle_timeout",
+            Self::ToolsUnavailable => "tools_unavailable",
             Self::Interrupted => "interrupted",
+            Self::InternalError => "internal_error",
+            Self::CliUnavailable => "cli_unavailable",
+            Self::CliLineTooLong => "cli_line_too_long",
             Self::CliRejectedOptions => "cli_rejected_options",
             Self::CliCrashed => "cli_crashed",
             Self::CliNoOutput => "cli_no_output",
@@ -95,6 +107,12 @@ impl Code {
             | Self::MaxOutputTokens
             | Self::StructuredOutputFailed
             | Self::OutputTooLarge
+            | Self::TimedOut
+            | Self::IdleTimeout
+            | Self::ToolsUnavailable
+            | Self::InternalError
+            | Self::CliUnavailable
+            | Self::CliLineTooLong
             | Self::CliRejectedOptions => false,
         }
     }
@@ -114,7 +132,13 @@ impl Code {
             Self::MaxOutputTokens => "the answer was longer than the model may write",
             Self::StructuredOutputFailed => "the model gave no output that fits the schema",
             Self::OutputTooLarge => "the output was larger than a job may have",
+            Self::TimedOut => "the run took longer than it may",
+            Self::IdleTimeout => "the CLI was silent for longer than it may be",
+            Self::ToolsUnavailable => "the job asks for tools, which this service cannot run safely",
             Self::Interrupted => "the run was interrupted",
+            Self::InternalError => "the worker could not run the job",
+            Self::CliUnavailable => "the CLI could not be started",
+            Self::CliLineTooLong => "the CLI printed a line longer than it may be",
             Self::CliRejectedOptions => "the CLI did not accept the job's options",
             Self::CliCrashed => "the CLI ended before it had an answer",
             Self::CliNoOutput => "the CLI gave no answer",
@@ -134,7 +158,13 @@ impl Code {
             | Self::BudgetExceeded
             | Self::MaxOutputTokens
             | Self::OutputTooLarge
+            | Self::TimedOut
+            | Self::IdleTimeout
+            | Self::ToolsUnavailable
             | Self::Interrupted
+            | Self::InternalError
+            | Self::CliUnavailable
+            | Self::CliLineTooLong
             | Self::CliRejectedOptions
             | Self::CliCrashed
             | Self::CliNoOutput => false,
@@ -168,15 +198,15 @@ impl Failure {
     }
 
     /// Why a process ended without a result. `has_spoken`: whether it printed a line before.
-    pub fn of_exit(status: ExitStatus, stderr: &str, has_spoken: bool) -> Self {
-        if !has_spoken && status.code() == Some(1) && !stderr.trim().is_empty() {
+    pub fn of_exit(exit: Exit, stderr: &str, has_spoken: bool) -> Self {
+        if !has_spoken && exit.code == Some(1) && !stderr.trim().is_empty() {
             return Self::rejected(stderr);
         }
-        if status.success() {
+        if exit.code == Some(0) {
             return Self::new(Code::CliNoOutput);
         }
         let sentence = Code::CliCrashed.sentence();
-        let detail = match (status.code(), status.signal()) {
+        let detail = match (exit.code, exit.signal) {
             (Some(code), _) => format!("{sentence} (exit code {code})"),
             (None, Some(signal)) => format!("{sentence} (signal {signal})"),
             (None, None) => sentence.to_owned(),
@@ -249,6 +279,8 @@ fn code_of_word(api_error: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
+
     use super::{super::stream::recorded_turns, *};
 
     fn failure(recording: &str) -> Failure {
@@ -335,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_exit_without_a_result_is_told_by_how_it_came() {
-        let exit = |raw, stderr, has_spoken| Failure::of_exit(ExitStatus::from_raw(raw), stderr, has_spoken);
+        let exit = |raw, stderr, has_spoken| Failure::of_exit(ExitStatus::from_raw(raw).into(), stderr, has_spoken);
         let told = |failure: Failure| (failure.error.code, failure.error.detail, failure.retry);
         let again = Retry::Yes { after: None };
 

@@ -1,0 +1,433 @@
+//! One attempt of one job, from its folder to its outcome. Whatever happens in here, the process and all
+//! it started are gone when `run` answers.
+
+use std::{path::PathBuf, time::Duration};
+
+use prometheus_client::metrics::gauge::Gauge;
+use shared::{
+    event::EventBody,
+    job::{ChatSpec, RetryAfterOutput},
+    lease::{Lease, Outcome, Report, SpoolError},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use uuid::Uuid;
+
+use crate::{
+    claude::{
+        command::{self, Surroundings},
+        control,
+        failure::{Code, Failure, Retry},
+        lines::LineError,
+        process::{Entitlement, Exit, LINE_LIMIT, Launch, Process, SpawnError},
+        relay::{Endpoint, Listen, Relay},
+        sandbox::{self, Confinement, Mounts, Sandbox},
+        stream::{Parser, Step, TurnResult},
+        upstream::Upstream,
+    },
+    config::Config,
+    job_dir::{JobDir, JobsRoot},
+    runner::retry_delay,
+};
+
+/// How long each polite word to a process that is to end may take to work.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long the CLI may take to read its input.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the model's API may take to begin an answer.
+const API_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long it may be silent in the middle of one.
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What all attempts of this worker have in common.
+pub struct Workshop {
+    /// The settings.
+    pub config: Config,
+    /// Where the folders of attempts are made.
+    pub jobs: JobsRoot,
+    /// The model's API.
+    pub upstream: Upstream,
+    /// The sandbox, where one works.
+    pub sandbox: Option<Sandbox>,
+    /// How many CLI processes live.
+    pub living: Gauge,
+}
+
+/// Why an attempt is to end before it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody asked for it.
+    Cancel,
+    /// This worker is stopping.
+    Drain,
+    /// This worker is stopping, now.
+    Kill,
+    /// This worker is not entitled to run anything any more.
+    Lost,
+}
+
+/// What an attempt is told from outside, and what it tells.
+pub struct Reins {
+    /// Set when the attempt is to end.
+    pub stop: watch::Receiver<Option<Stop>>,
+    /// Given the right to renew the process once there is one.
+    pub started: Box<dyn FnOnce(Entitlement) + Send>,
+}
+
+/// How an attempt ended. Without an outcome nothing may be written: the job is somebody else's.
+pub struct Ending {
+    /// What becomes of the job.
+    pub outcome: Option<Outcome>,
+    /// What is known of the attempt.
+    pub report: Report,
+}
+
+/// Run the attempt that `lease` is for.
+pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
+    let claimed = Instant::now();
+    let Reins { stop, started } = reins;
+    let spec = &lease.job().spec;
+    let mut attempt = match Attempt::start(workshop, lease, claimed).await {
+        Ok(attempt) => attempt,
+        Err(failure) => return Ending { outcome: Some(outcome_of(&failure, lease)), report: Report::default() },
+    };
+    started(attempt.process.entitlement());
+
+    let longest = spec.timeout_secs.map_or(workshop.config.timeout, |secs| workshop.config.timeout.min(Duration::from_secs(secs.into())));
+    let end = attempt.converse(claimed + longest, workshop.config.idle_timeout, stop).await;
+    attempt.finish(end).await
+}
+
+/// Why the conversation with the process is over.
+enum End {
+    /// Nothing more will come.
+    Idle,
+    /// It closed its output.
+    Closed,
+    /// It has to be ended.
+    Stopped(Stop),
+    /// It has to be ended, and this is why the attempt failed.
+    Failed(Failure),
+}
+
+/// A process at work, with all that has to outlive it.
+struct Attempt<'a> {
+    lease: &'a Lease,
+    tools: Vec<String>,
+    process: Process,
+    parser: Parser,
+    claimed: Instant,
+    result: Option<TurnResult>,
+    report: Report,
+    has_spoken: bool,
+    is_streamed: bool,
+    /// After the process: its folder and its way to the API.
+    _relay: Relay,
+    _dir: JobDir,
+}
+
+impl<'a> Attempt<'a> {
+    async fn start(workshop: &Workshop, lease: &'a Lease, claimed: Instant) -> Result<Self, Failure> {
+        let tools = tools_of(workshop, &lease.job().spec)?;
+        let internal = |error: std::io::Error| {
+            tracing::error!(job.id = %lease.job().id, %error, "Could not prepare job `{}`", lease.job().id);
+            Failure::new(Code::InternalError)
+        };
+        let dir = workshop.jobs.attempt().map_err(internal)?;
+        let listen = match &workshop.sandbox {
+            Some(_) => Listen::Socket(dir.sockets().join("api.sock")),
+            None => Listen::Loopback,
+        };
+        let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
+        let launch = launch(workshop, lease, &tools, &dir, &relay);
+        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.living).map_err(|error| unstartable(lease, &error))?;
+        Ok(Self {
+            lease,
+            tools,
+            process,
+            parser: Parser::new(),
+            claimed,
+            result: None,
+            report: Report::default(),
+            has_spoken: false,
+            is_streamed: false,
+            _relay: relay,
+            _dir: dir,
+        })
+    }
+
+    /// Say what the user says and follow the answer, until it is whole or something forbids to go on.
+    async fn converse(&mut self, deadline: Instant, idle: Duration, mut stop: watch::Receiver<Option<Stop>>) -> End {
+        let lease = self.lease;
+        tokio::select! {
+            biased;
+            stop = stop.wait_for(Option::is_some) => End::Stopped(stop.ok().and_then(|stop| *stop).unwrap_or(Stop::Kill)),
+            () = lease.fenced().cancelled() => End::Stopped(Stop::Lost),
+            () = sleep_until(deadline) => End::Failed(Failure::new(Code::TimedOut)),
+            end = self.follow(idle) => end,
+        }
+    }
+
+    async fn follow(&mut self, idle: Duration) -> End {
+        if self.say().await.is_err() {
+            // Its last words, if any, say more than a closed pipe.
+            return self.drain_output().await;
+        }
+        loop {
+            // A tool may be silent for as long as it runs.
+            let line = if self.parser.open_tool_calls() > 0 {
+                self.process.next_line().await
+            } else {
+                match timeout(idle, self.process.next_line()).await {
+                    Ok(line) => line,
+                    Err(_) => return End::Failed(Failure::new(Code::IdleTimeout)),
+                }
+            };
+            match self.heed(line).await {
+                Ok(true) => {}
+                Ok(false) => return End::Closed,
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn say(&mut self) -> Result<(), crate::claude::process::WriteError> {
+        let spec = &self.lease.job().spec;
+        let hello = control::initialize("initialize", spec, &self.tools);
+        self.process.write_line(hello.as_bytes(), WRITE_LIMIT).await?;
+        let message = control::user_message(Uuid::new_v4(), &spec.message);
+        self.process.write_line(message.as_bytes(), WRITE_LIMIT).await
+    }
+
+    async fn drain_output(&mut self) -> End {
+        loop {
+            let line = self.process.next_line().await;
+            match self.heed(line).await {
+                Ok(true) => {}
+                Ok(false) => return End::Closed,
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Take one line in. `false` after the last one.
+    async fn heed(&mut self, line: Result<Option<Vec<u8>>, LineError>) -> Result<bool, End> {
+        let line = match line {
+            Ok(Some(line)) => line,
+            Ok(None) | Err(LineError::Io(_)) => return Ok(false),
+            Err(LineError::TooLong { .. }) => return Err(End::Failed(Failure::new(Code::CliLineTooLong))),
+        };
+        self.has_spoken = true;
+        let mut is_idle = false;
+        for step in self.parser.feed(&line) {
+            is_idle |= step == Step::Idle;
+            self.take(step).await?;
+        }
+        if is_idle && self.result.is_some() { Err(End::Idle) } else { Ok(true) }
+    }
+
+    async fn take(&mut self, step: Step) -> Result<(), End> {
+        if step.is_text() && self.report.first_token_ms.is_none() {
+            self.report.first_token_ms = Some(self.elapsed_ms());
+        }
+        match step {
+            Step::Event(body) => self.emit(&body).await?,
+            Step::Initialized { model, .. } => {
+                self.report.model = Some(model);
+                self.report.start_ms.get_or_insert(elapsed_ms(self.claimed));
+            }
+            Step::TurnEnded(turn) => self.add_result(*turn),
+            Step::Asked(question) => {
+                // Nobody is there to be asked. A process that does not read the answer is ended by its silence.
+                let _ = self.process.write_line(question.refuse().as_bytes(), GRACE).await;
+            }
+            Step::Retrying { attempt, status, .. } => {
+                tracing::info!(job.id = %self.lease.job().id, attempt, status, "The CLI asks the API again for job `{}`", self.lease.job().id);
+            }
+            Step::Answered(answer) => {
+                if let Err(refused) = answer.outcome {
+                    tracing::warn!(job.id = %self.lease.job().id, request = answer.request_id, code = refused.code, "The CLI refused a request");
+                }
+            }
+            Step::Unknown(kind) => tracing::debug!(job.id = %self.lease.job().id, kind, "The CLI printed a line of an unknown type"),
+            Step::Idle => {}
+        }
+        Ok(())
+    }
+
+    async fn emit(&mut self, body: &EventBody) -> Result<(), End> {
+        let lost = || End::Stopped(Stop::Lost);
+        if !self.is_streamed && self.lease.job().spec.retry_after_output == RetryAfterOutput::Never {
+            // Before the client can see it, or nobody could know that it did.
+            self.lease
+                .mark_streamed()
+                .await
+                .map_err(|error| if error.is_fenced() { lost() } else { End::Failed(Failure::new(Code::Interrupted)) })?;
+        }
+        self.is_streamed = true;
+        self.lease.emit(body).map_err(|error| match error {
+            SpoolError::Full => End::Failed(Failure::new(Code::OutputTooLarge)),
+            SpoolError::Io(error) => {
+                tracing::error!(job.id = %self.lease.job().id, %error, "Could not keep the events of job `{}`", self.lease.job().id);
+                End::Failed(Failure::new(Code::InternalError))
+            }
+        })
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        elapsed_ms(self.claimed)
+    }
+
+    /// End the process, as politely as the reason allows, and say what came of it all.
+    async fn finish(mut self, end: End) -> Ending {
+        let exit = match &end {
+            End::Idle => {
+                self.process.close_stdin();
+                self.leave_time(GRACE).await
+            }
+            End::Closed => self.leave_time(GRACE).await,
+            End::Stopped(Stop::Cancel | Stop::Drain) | End::Failed(_) => self.ask_to_end().await,
+            End::Stopped(Stop::Kill | Stop::Lost) => self.process.kill().await,
+        };
+        let outcome = match end {
+            End::Stopped(Stop::Lost) => None,
+            End::Stopped(Stop::Cancel) => Some(Outcome::Cancelled),
+            End::Stopped(Stop::Drain | Stop::Kill) => Some(self.interrupted()),
+            End::Failed(failure) => Some(self.failed(&failure)),
+            End::Idle | End::Closed => Some(self.concluded(exit)),
+        };
+        if let Some(result) = &self.result {
+            self.report.usage = Some(result.usage);
+            self.report.cost = result.cost;
+            self.report.model = result.model.clone().or(self.report.model.take());
+        }
+        if !matches!(outcome, Some(Outcome::Completed(_))) {
+            let tail = self.process.stderr_tail();
+            self.report.stderr_tail = Some(tail).filter(|tail| !tail.is_empty());
+        }
+        Ending { outcome, report: self.report }
+    }
+
+    /// `interrupt`, then `end_session`, each with its grace; then the end of the whole tree.
+    async fn ask_to_end(&mut self) -> Exit {
+        for word in [control::interrupt("interrupt"), control::end_session("end")] {
+            let deadline = Instant::now() + GRACE;
+            if self.process.write_line(word.as_bytes(), GRACE).await.is_err() {
+                break;
+            }
+            let mut is_idle = false;
+            while !is_idle && let Ok(Ok(Some(line))) = timeout_at(deadline, self.process.next_line()).await {
+                // Events that come after the decision are void; what was used still counts.
+                for step in self.parser.feed(&line) {
+                    is_idle |= step == Step::Idle;
+                    if let Step::TurnEnded(turn) = step {
+                        self.add_result(*turn);
+                    }
+                }
+            }
+        }
+        self.process.kill().await
+    }
+
+    fn add_result(&mut self, turn: TurnResult) {
+        self.result = Some(match self.result.take() {
+            Some(former) => former.followed_by(turn),
+            None => turn,
+        });
+    }
+
+    async fn leave_time(&mut self, grace: Duration) -> Exit {
+        let ended = async {
+            while let Ok(Some(_)) = self.process.next_line().await {}
+            self.process.wait().await
+        };
+        match timeout(grace, ended).await {
+            Ok(exit) => exit,
+            Err(_) => self.process.kill().await,
+        }
+    }
+
+    fn concluded(&mut self, exit: Exit) -> Outcome {
+        let Some(result) = &self.result else {
+            return self.failed(&Failure::of_exit(exit, &self.process.stderr_tail(), self.has_spoken));
+        };
+        match Failure::of_turn(result) {
+            Some(failure) => self.failed(&failure),
+            None => Outcome::Completed(result.clone().into_job_result()),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) -> Outcome {
+        let may_restart = !self.is_streamed || self.lease.job().spec.retry_after_output == RetryAfterOutput::Restart;
+        if may_restart { outcome_of(failure, self.lease) } else { Outcome::Failed(failure.error.clone()) }
+    }
+
+    fn interrupted(&self) -> Outcome {
+        if self.is_streamed && self.lease.job().spec.retry_after_output == RetryAfterOutput::Never {
+            return Outcome::Failed(Failure::new(Code::Interrupted).error);
+        }
+        Outcome::HandBack
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn outcome_of(failure: &Failure, lease: &Lease) -> Outcome {
+    match failure.retry {
+        Retry::No => Outcome::Failed(failure.error.clone()),
+        Retry::Yes { after } => Outcome::Retry { error: failure.error.clone(), delay: retry_delay(lease.job().failures, after) },
+    }
+}
+
+/// The tools of this job. Without a sandbox there are none, unless the operator insists.
+fn tools_of(workshop: &Workshop, spec: &ChatSpec) -> Result<Vec<String>, Failure> {
+    let may_run = workshop.sandbox.is_some() || workshop.config.unsandboxed_tools;
+    match &spec.tools {
+        Some(tools) if tools.is_empty() || may_run => Ok(tools.clone()),
+        Some(_) => Err(Failure::new(Code::ToolsUnavailable)),
+        None if may_run => Ok(workshop.config.default_tools.clone()),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn launch(workshop: &Workshop, lease: &Lease, tools: &[String], dir: &JobDir, relay: &Relay) -> Launch {
+    let config = &workshop.config;
+    let way = match relay.endpoint() {
+        Endpoint::Socket(_) => command::Relay::UnixSocket(PathBuf::from(sandbox::SOCKETS).join("api.sock")),
+        Endpoint::Url(url) => command::Relay::Url(url.clone()),
+    };
+    let inside = |inside: &str, outside: PathBuf| if workshop.sandbox.is_some() { PathBuf::from(inside) } else { outside };
+    let surroundings = Surroundings {
+        home: inside(sandbox::HOME, dir.home()),
+        config_dir: inside(sandbox::CONFIG, dir.config()),
+        tmp_dir: inside("/tmp", dir.tmp()),
+        path: if workshop.sandbox.is_some() { "/usr/local/bin:/usr/bin:/bin".to_owned() } else { config.search_path.clone() },
+        relay: way,
+        api_timeout: API_TIMEOUT,
+        stream_idle_timeout: STREAM_IDLE_TIMEOUT,
+        traceparent: lease.job().traceparent.clone(),
+    };
+    let command = command::build(&lease.job().spec, tools, &surroundings);
+    let confine = |sandbox: &Sandbox| Confinement {
+        sandbox: sandbox.clone(),
+        mounts: Mounts { workspace: dir.workspace(), config: dir.config(), home: dir.home(), sockets: dir.sockets() },
+    };
+    Launch {
+        program: config.find_claude(),
+        args: command.args.into_iter().map(Into::into).collect(),
+        env: command.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: dir.workspace(),
+        sandbox: workshop.sandbox.as_ref().map(confine),
+        supervisor: Launch::SUPERVISOR.into(),
+        silence: config.store.timing.entitlement(),
+    }
+}
+
+fn unstartable(lease: &Lease, error: &SpawnError) -> Failure {
+    tracing::error!(job.id = %lease.job().id, %error, cause = ?std::error::Error::source(error), "Could not start the CLI for job `{}`", lease.job().id);
+    Failure::new(Code::CliUnavailable)
+}

@@ -1,0 +1,159 @@
+//! The folders of running jobs. Each worker process has one of its own, locked while it lives, and each
+//! attempt one inside it, removed at its end; what a killed process left is swept at the next start.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+const LOCK: &str = "lock";
+
+/// One process's folder of jobs.
+#[derive(Debug)]
+pub struct JobsRoot {
+    path: PathBuf,
+    next: AtomicU32,
+    _lock: File,
+}
+
+impl JobsRoot {
+    /// Make a folder below `parent`, after sweeping those whose process is gone.
+    pub fn create(parent: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        sweep(parent)?;
+        loop {
+            // Short names: a unix socket's path has little room.
+            let path = parent.join(format!("{:08x}", fresh()?));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    let lock = File::create(path.join(LOCK))?;
+                    lock.lock()?;
+                    return Ok(Self { path, next: AtomicU32::new(1), _lock: lock });
+                }
+            }
+        }
+    }
+
+    /// Where files of this process go that belong to no attempt.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Make the folder of one attempt.
+    pub fn attempt(&self) -> io::Result<JobDir> {
+        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let dir = JobDir { path };
+        for folder in [dir.path.clone(), dir.workspace(), dir.config(), dir.home(), dir.sockets(), dir.tmp()] {
+            DirBuilder::new().mode(0o700).create(folder)?;
+        }
+        Ok(dir)
+    }
+}
+
+impl Drop for JobsRoot {
+    fn drop(&mut self) {
+        // What stays is swept by the next start.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The folder of one attempt. Dropping it removes it.
+#[derive(Debug)]
+pub struct JobDir {
+    path: PathBuf,
+}
+
+impl JobDir {
+    /// What the job works on.
+    pub fn workspace(&self) -> PathBuf {
+        self.path.join("ws")
+    }
+
+    /// The CLI's own files.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("cfg")
+    }
+
+    /// An empty home.
+    pub fn home(&self) -> PathBuf {
+        self.path.join("home")
+    }
+
+    /// Holds the relay's socket and nothing else.
+    pub fn sockets(&self) -> PathBuf {
+        self.path.join("sock")
+    }
+
+    /// Temporary files where there is no sandbox.
+    pub fn tmp(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+}
+
+impl Drop for JobDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "Could not remove a job's folder");
+        }
+    }
+}
+
+/// Remove the folders whose lock nobody holds.
+fn sweep(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        // A folder without a lock file is one that is being made, or none of ours.
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
+            tracing::info!(path = %path.display(), "Removing what a former worker left");
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn fresh() -> io::Result<u32> {
+    getrandom::u32().map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_whose_process_is_gone_is_swept_and_a_living_one_stays() {
+        let parent = std::env::temp_dir().join(format!("jobs-{}", uuid::Uuid::now_v7()));
+        let living = JobsRoot::create(&parent).expect("create");
+        let dead = parent.join("dead");
+        fs::create_dir_all(dead.join("1/ws")).expect("create");
+        File::create(dead.join(LOCK)).expect("create");
+
+        let another = JobsRoot::create(&parent).expect("create");
+
+        assert!(living.path().exists() && another.path().exists());
+        assert!(!dead.exists());
+        drop((living, another));
+        assert_eq!(fs::read_dir(&parent).expect("read").count(), 0);
+        fs::remove_dir(&parent).expect("clean");
+    }
+
+    #[test]
+    fn the_folder_of_an_attempt_goes_with_it() {
+        let parent = std::env::temp_dir().join(format!("jobs-{}", uuid::Uuid::now_v7()));
+        let root = JobsRoot::create(&parent).expect("create");
+        let dir = root.attempt().expect("create");
+        fs::write(dir.workspace().join("file"), "x").expect("write");
+
+        let path = dir.path.clone();
+        drop(dir);
+
+        assert!(!path.exists());
+        drop(root);
+        fs::remove_dir(&parent).expect("clean");
+    }
+}

@@ -1,0 +1,379 @@
+//! The worker's loop: wait for a free slot, take a lease, run it, settle it; and beside it the heartbeat
+//! that entitles all of it. A worker that loses its entitlement ends every process and joins anew.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use shared::{
+    id::JobId,
+    job::JobError,
+    lease::{Lease, Outcome, Report},
+    leases::{LeaseConfig, Leases},
+    store::Store,
+    workers::{Beat, Membership, NewWorker},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+
+use crate::{
+    chat::{self, Ending, Reins, Stop, Workshop},
+    claude::process::Entitlement,
+    config::host,
+};
+
+/// How long jobs that were told to end may take to do it: two words with their grace, and the record.
+const ENDING: Duration = Duration::from_secs(15);
+
+/// When to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Take no more jobs and let the running ones end.
+    pub drain: CancellationToken,
+    /// End the running ones now.
+    pub now: CancellationToken,
+}
+
+/// Work until `shutdown` says otherwise. Fails only when it cannot begin.
+pub async fn run(store: &Store, workshop: Workshop, shutdown: &Shutdown) -> shared::Result<()> {
+    let workshop = Arc::new(workshop);
+    let slots = workshop.config.slots;
+    let newcomer = NewWorker { name: workshop.config.name.clone(), host: host(), slots };
+    let mut pause = Duration::from_millis(250);
+    while !shutdown.drain.is_cancelled() {
+        match Shift::begin(store, &workshop, &newcomer).await {
+            Ok((shift, leases, membership)) => {
+                shift.work(leases, membership, shutdown).await;
+                pause = Duration::from_millis(250);
+            }
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, "Could not join the workers; trying again in {pause:?}");
+                let _ = shutdown.drain.run_until_cancelled(sleep(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// How long to wait before the next attempt of a job that failed `failures` times before: full jitter
+/// over an exponential back-off from 2 s to 5 min, and never sooner than the provider asked.
+pub fn retry_delay(failures: u32, asked: Option<Duration>) -> Duration {
+    const BASE_MS: u64 = 2_000;
+    const CAP_MS: u64 = 300_000;
+    let ceiling = BASE_MS.saturating_mul(1 << failures.min(16)).min(CAP_MS);
+    // Without randomness all wait the longest: slower, never wrong.
+    let jitter = getrandom::u64().map_or(ceiling, |random| random % (ceiling + 1));
+    Duration::from_millis(jitter).max(asked.unwrap_or_default())
+}
+
+/// One incarnation's time at work.
+struct Shift {
+    workshop: Arc<Workshop>,
+    running: Running,
+    slots: Arc<Semaphore>,
+    jobs: TaskTracker,
+    /// This incarnation is no longer entitled to run anything.
+    lost: CancellationToken,
+}
+
+impl Shift {
+    async fn begin(store: &Store, workshop: &Arc<Workshop>, newcomer: &NewWorker) -> shared::Result<(Self, Leases, Membership)> {
+        let membership = Membership::join(store, newcomer).await?;
+        let leases = LeaseConfig { spool_dir: workshop.jobs.path().to_owned(), longest_run: workshop.config.timeout };
+        let leases = Leases::open(store, membership.id(), leases).await?;
+        tracing::info!(worker.id = %membership.id(), slots = newcomer.slots, "Joined as `{}`", membership.id());
+        let shift = Self {
+            workshop: workshop.clone(),
+            running: Running::default(),
+            slots: Arc::new(Semaphore::new(newcomer.slots as usize)),
+            jobs: TaskTracker::new(),
+            lost: CancellationToken::new(),
+        };
+        Ok((shift, leases, membership))
+    }
+
+    async fn work(self, leases: Leases, membership: Membership, shutdown: &Shutdown) {
+        let stop_beating = CancellationToken::new();
+        let heart = tokio::spawn(beat(
+            membership,
+            self.running.clone(),
+            self.beat(),
+            self.lost.clone(),
+            shutdown.drain.clone(),
+            stop_beating.clone(),
+        ));
+        self.take_jobs(leases, shutdown).await;
+        self.drain(shutdown).await;
+        stop_beating.cancel();
+        if heart.await.is_err() {
+            tracing::error!("The heartbeat panicked");
+        }
+    }
+
+    fn beat(&self) -> Duration {
+        self.workshop.config.store.timing.beat
+    }
+
+    async fn take_jobs(&self, mut leases: Leases, shutdown: &Shutdown) {
+        let closing = CancellationToken::new();
+        let close = async {
+            tokio::select! {
+                () = shutdown.drain.cancelled() => {}
+                () = self.lost.cancelled() => {}
+            }
+            closing.cancel();
+        };
+        let take = async {
+            let mut pause = Duration::from_millis(100);
+            while let Some(slot) = self.free_slot(&closing).await {
+                match leases.next(&closing).await {
+                    Ok(Some(lease)) => self.start(lease, slot),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not take a job; trying again in {pause:?}");
+                        let _ = closing.run_until_cancelled(sleep(pause)).await;
+                        pause = (pause * 2).min(Duration::from_secs(2));
+                        continue;
+                    }
+                }
+                pause = Duration::from_millis(100);
+            }
+        };
+        // Taking ends by itself once it is closed, and is never cut off in its middle.
+        tokio::join!(close, take);
+    }
+
+    /// `None` once no more jobs are to be taken.
+    async fn free_slot(&self, closing: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        closing.run_until_cancelled(self.slots.clone().acquire_owned()).await?.ok()
+    }
+
+    fn start(&self, lease: Lease, slot: OwnedSemaphorePermit) {
+        let job = lease.job();
+        let span = tracing::info_span!("job", job.id = %job.id, attempt = job.attempt);
+        tracing::info!(parent: &span, "Started job `{}` (attempt {})", job.id, job.attempt);
+        let (workshop, running, lost) = (self.workshop.clone(), self.running.clone(), self.lost.clone());
+        self.jobs.spawn(
+            async move {
+                run_and_settle(&workshop, lease, &running, &lost).await;
+                drop(slot);
+            }
+            .instrument(span),
+        );
+    }
+
+    /// Let the running jobs end, then make them.
+    async fn drain(&self, shutdown: &Shutdown) {
+        self.jobs.close();
+        let count = self.jobs.len();
+        if count > 0 && shutdown.drain.is_cancelled() {
+            tracing::info!(jobs = count, "Draining: waiting for the running jobs");
+        }
+        tokio::select! {
+            () = self.jobs.wait() => return,
+            () = self.lost.cancelled() => {}
+            () = shutdown.now.cancelled() => self.running.stop_all(Stop::Kill),
+            () = self.drained(shutdown) => self.running.stop_all(Stop::Drain),
+        }
+        let ended = async {
+            tokio::select! {
+                () = self.jobs.wait() => {}
+                () = shutdown.now.cancelled() => {
+                    self.running.stop_all(Stop::Kill);
+                    self.jobs.wait().await;
+                }
+            }
+        };
+        if timeout(ENDING, ended).await.is_err() {
+            tracing::warn!(jobs = self.jobs.len(), "Left jobs to the other workers");
+            self.lost.cancel();
+        }
+    }
+
+    async fn drained(&self, shutdown: &Shutdown) {
+        shutdown.drain.cancelled().await;
+        sleep(self.workshop.config.drain_timeout).await;
+    }
+}
+
+async fn run_and_settle(workshop: &Workshop, lease: Lease, running: &Running, lost: &CancellationToken) {
+    let id = lease.job().id;
+    let (stop, registration) = running.register(id, lost.is_cancelled());
+    let started = {
+        let running = running.clone();
+        Box::new(move |entitlement| running.set_entitlement(id, entitlement))
+    };
+    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started }));
+    let ending = run.catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("The attempt panicked");
+        let error = JobError::new("internal_error", "the worker could not run the job", false);
+        Ending { outcome: Some(Outcome::Failed(error)), report: Report::default() }
+    });
+    // The registration stays until the job is settled: nothing of it is renewed after that.
+    settle(lease, ending, lost).await;
+    drop(registration);
+}
+
+async fn settle(lease: Lease, ending: Ending, lost: &CancellationToken) {
+    let id = lease.job().id;
+    let Ending { outcome, report } = ending;
+    let Some(outcome) = outcome else {
+        tracing::warn!("Job `{id}` is somebody else's by now");
+        return;
+    };
+    match lease.settle(outcome, report, lost).await {
+        Ok(state) => tracing::info!(state = %state, "Job `{id}` is {state}"),
+        Err(error) if error.is_fenced() => tracing::warn!("Job `{id}` is somebody else's by now"),
+        Err(error) => {
+            tracing::error!(%error, cause = ?std::error::Error::source(&error), "Could not settle job `{id}`; another worker will");
+            // As long as this incarnation lives, nobody would take the job from it.
+            lost.cancel();
+        }
+    }
+}
+
+/// Beat until told otherwise, renew the processes while the beats count, and pass requests to cancel on.
+async fn beat(
+    mut membership: Membership,
+    running: Running,
+    every: Duration,
+    lost: CancellationToken,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_announced = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = lost.cancelled() => break running.stop_all(Stop::Lost),
+            _ = ticks.tick() => {}
+        }
+        if draining.is_cancelled() && !has_announced {
+            has_announced = membership.start_draining().await.is_ok();
+        }
+        match membership.beat().await {
+            Beat::Accepted { cancelled } => {
+                running.renew_all();
+                for job in cancelled {
+                    running.stop(job, Stop::Cancel);
+                }
+            }
+            Beat::Outage => running.renew_all(),
+            Beat::Missed => tracing::warn!("A heartbeat did not reach the database"),
+            Beat::Lost => {
+                tracing::error!("Declared dead, or cut off for too long: ending all jobs and joining anew");
+                lost.cancel();
+            }
+        }
+    }
+    if !lost.is_cancelled() && !matches!(membership.leave().await, Ok(true)) {
+        tracing::warn!("Left without giving everything back; the others will notice");
+    }
+}
+
+/// The jobs at work, by what can be done to them from outside.
+#[derive(Clone, Default)]
+struct Running(Arc<Mutex<HashMap<JobId, Handle>>>);
+
+struct Handle {
+    stop: watch::Sender<Option<Stop>>,
+    entitlement: Option<Entitlement>,
+}
+
+impl Running {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<JobId, Handle>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn register(&self, job: JobId, is_lost: bool) -> (watch::Receiver<Option<Stop>>, Registration) {
+        let (stop, receiver) = watch::channel(is_lost.then_some(Stop::Lost));
+        self.with(|jobs| jobs.insert(job, Handle { stop, entitlement: None }));
+        (receiver, Registration { running: self.clone(), job })
+    }
+
+    fn set_entitlement(&self, job: JobId, entitlement: Entitlement) {
+        self.with(|jobs| {
+            if let Some(handle) = jobs.get_mut(&job) {
+                handle.entitlement = Some(entitlement);
+            }
+        });
+    }
+
+    fn renew_all(&self) {
+        self.with(|jobs| jobs.values().filter_map(|handle| handle.entitlement.as_ref()).for_each(Entitlement::renew));
+    }
+
+    fn stop(&self, job: JobId, why: Stop) {
+        self.with(|jobs| {
+            if let Some(handle) = jobs.get(&job) {
+                // The first reason counts, until one comes that allows no politeness.
+                handle.stop.send_if_modified(|stop| {
+                    let overrides = stop.is_none() || matches!(why, Stop::Kill | Stop::Lost);
+                    if overrides {
+                        *stop = Some(why);
+                    }
+                    overrides
+                });
+            }
+        });
+    }
+
+    fn stop_all(&self, why: Stop) {
+        let jobs: Vec<JobId> = self.with(|jobs| jobs.keys().copied().collect());
+        for job in jobs {
+            self.stop(job, why);
+        }
+    }
+}
+
+struct Registration {
+    running: Running,
+    job: JobId,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.running.with(|jobs| jobs.remove(&self.job));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_wait_longer_each_time_and_as_long_as_the_provider_asks() {
+        for failures in 0..40 {
+            assert!(retry_delay(failures, None) <= Duration::from_mins(5));
+        }
+        assert!(retry_delay(0, None) <= Duration::from_secs(2));
+        assert!(retry_delay(0, Some(Duration::from_secs(9))) >= Duration::from_secs(9));
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_counts_until_one_allows_no_politeness() {
+        let running = Running::default();
+        let job = JobId::new();
+        let (stop, _registration) = running.register(job, false);
+
+        running.stop(job, Stop::Cancel);
+        running.stop(job, Stop::Drain);
+        assert_eq!(*stop.borrow(), Some(Stop::Cancel));
+
+        running.stop(job, Stop::Lost);
+        assert_eq!(*stop.borrow(), Some(Stop::Lost));
+    }
+}
