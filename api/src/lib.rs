@@ -1,1 +1,35 @@
-//! placeholder
+//! `api` turns HTTP into jobs and events into HTTP. A request passes, from the outside in: the connection
+//! (`serve`), the envelope every answer has (`envelope`), the caller (`auth`), and an operation (`routes`).
+//! What watches a job reads from its feed (`feed`, `ring`, `watch`, `sse`).
+
+pub mod app;
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod contract;
+pub mod cors;
+pub mod envelope;
+pub mod error;
+pub mod feed;
+pub mod openapi;
+pub mod pace;
+pub mod ring;
+pub mod routes;
+pub mod serve;
+pub mod sse;
+pub mod watch;
+
+use std::sync::Arc;
+
+use poem::{Endpoint, EndpointExt as _, Response};
+
+use crate::{app::App, envelope::Envelope, openapi::AllowedMethods};
+
+/// Everything this server answers.
+pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
+    let envelope = Arc::new(Envelope::new(app.config.origins.clone(), AllowedMethods::of_contract()));
+    openapi::routes().around(auth::authenticate).data(app).around(move |next, request| {
+        let envelope = envelope.clone();
+        async move { envelope.wrap(next, request).await }
+    })
+}

@@ -1,2 +1,72 @@
-//! placeholder
-fn main() {}
+//! `api` serves; `api openapi` prints the contract.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use api::{app::App, config::Config, endpoint, openapi, serve};
+use clap::{Parser, Subcommand};
+use shared::{config::Env, reconciler, store::Store, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// The HTTP API over the Claude CLI. Without a command it serves.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API (what is done without a command, too).
+    Serve,
+    /// Print the contract as YAML.
+    Openapi,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command.unwrap_or(Command::Serve) {
+        Command::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve()),
+        Command::Openapi => io::stdout().write_all(openapi::yaml().as_bytes()).context("could not print the contract"),
+    }
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let env = Env::of_process();
+    telemetry::init(&env)?;
+    let config = Config::from_env(&env)?;
+    let draining = stop_on_signal()?;
+
+    // The port first: that it is taken is the likeliest mistake, and seen at once.
+    let listener = serve::listen(config.address).await?;
+    let Some(store) = Store::open(&config.store, &draining).await? else { return Ok(()) };
+    let limits = serve::Limits { connections: config.max_connections, drain: config.drain_timeout };
+    let address = listener.local_addr()?;
+    let reconciler = tokio::spawn(reconciler::run(store.clone(), draining.clone()));
+    let app = App::new(config, store, draining.clone());
+
+    info!(%address, "Serving on http://{address}, documented at http://{address}/docs");
+    serve::serve(listener, endpoint(app.clone()), limits, draining).await;
+    app.feeds.join_all().await;
+    reconciler.await.context("the watch over the jobs broke off")?;
+    info!("Stopped");
+    Ok(())
+}
+
+/// A token that is cancelled when this process is told to stop.
+fn stop_on_signal() -> io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("Told to stop");
+        stop.cancel();
+    });
+    Ok(token)
+}

@@ -1,0 +1,103 @@
+//! This binary's settings. Everything is read and judged at the start: a server that runs has a usable
+//! configuration. Of the key only its SHA-256 is kept.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use shared::config::{ConfigError, Env, ExposeSecret, StoreConfig};
+
+use crate::{auth::KeyHash, cors::Origin};
+
+/// The shortest key that guards anything.
+const MIN_KEY_LENGTH: usize = 16;
+
+/// How the API listens and what it lets through.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen: `HOST` and `PORT`.
+    pub address: SocketAddr,
+    /// Whose pages may call us from a browser: `FRONTEND_URL`.
+    pub origins: Vec<Origin>,
+    /// The key of [`shared::user::BOOTSTRAP_USER`]: `BOOTSTRAP_API_KEY`.
+    pub bootstrap_key: KeyHash,
+    /// The largest request body, in bytes: `MAX_BODY_BYTES`.
+    pub max_body_bytes: usize,
+    /// The most connections at a time: `MAX_CONNECTIONS`.
+    pub max_connections: usize,
+    /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
+    pub drain_timeout: Duration,
+    /// The database and Redis.
+    pub store: StoreConfig,
+}
+
+impl Config {
+    /// Read the settings, or say which one is wrong.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let host = env.parsed("HOST", IpAddr::from(Ipv4Addr::LOCALHOST))?;
+        let port = env.parsed("PORT", 3001)?;
+        Ok(Self {
+            address: SocketAddr::new(host, port),
+            origins: origins(env.text("FRONTEND_URL").unwrap_or("http://localhost:3030"))?,
+            bootstrap_key: bootstrap_key(env)?,
+            max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
+            max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
+            drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
+            store: StoreConfig::from_env(env)?,
+        })
+    }
+}
+
+fn bootstrap_key(env: &Env) -> Result<KeyHash, ConfigError> {
+    let key = env.secret("BOOTSTRAP_API_KEY").ok_or(ConfigError::Missing("BOOTSTRAP_API_KEY"))?;
+    if key.expose_secret().len() < MIN_KEY_LENGTH {
+        let problem = format!("shorter than {MIN_KEY_LENGTH} characters (hint: `openssl rand -hex 32` makes a good one)");
+        return Err(ConfigError::invalid("BOOTSTRAP_API_KEY", problem));
+    }
+    Ok(KeyHash::of(key.expose_secret().as_bytes()))
+}
+
+fn origins(list: &str) -> Result<Vec<Origin>, ConfigError> {
+    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries.map(|entry| entry.parse().map_err(|error| ConfigError::invalid("FRONTEND_URL", error))).collect()
+}
+
+fn at_least_one(env: &Env, name: &'static str, default: usize) -> Result<usize, ConfigError> {
+    match env.parsed(name, default)? {
+        0 => Err(ConfigError::invalid(name, "zero")),
+        number => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_missing_or_short_stops_the_start() {
+        assert_eq!(Config::from_env(&Env::of([])).expect_err("no key").to_string(), "`BOOTSTRAP_API_KEY` is not set");
+
+        let error = Config::from_env(&Env::of([("BOOTSTRAP_API_KEY", "hunter2")])).expect_err("short key").to_string();
+        assert!(error.contains("16 characters") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let config = Config::from_env(&Env::of([("BOOTSTRAP_API_KEY", "0123456789abcdef")])).expect("valid");
+
+        assert_eq!(config.address.to_string(), "127.0.0.1:3001");
+        assert_eq!(config.origins, ["http://localhost:3030".parse().expect("an origin")]);
+        assert_eq!((config.max_body_bytes, config.max_connections), (1024 * 1024, 20_000));
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_named() {
+        for (name, value) in [("PORT", "66000"), ("HOST", "nowhere"), ("MAX_BODY_BYTES", "0"), ("FRONTEND_URL", "localhost")] {
+            let env = Env::of([("BOOTSTRAP_API_KEY", "0123456789abcdef"), (name, value)]);
+            let error = Config::from_env(&env).expect_err(name).to_string();
+            assert!(error.starts_with(&format!("`{name}` is")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! How the nouns of `shared` look in the contract. [`Wire`] puts any of them into an operation, a body
+//! or an answer: it reads and writes them by their own serde form, so the contract says only what they
+//! look like.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use shared::{
+    event::{EventId, StartReason},
+    id::{JobId, SessionId, WorkerId},
+    job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
+    time::Timestamp,
+};
+
+/// What a value looks like in the contract.
+pub trait Schema {
+    /// The schema, written where it is used.
+    fn schema() -> MetaSchema;
+}
+
+/// A noun of `shared` in the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Wire<T>(pub T);
+
+impl<T: Schema + Send + Sync> Type for Wire<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "value".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(T::schema()))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: Schema + Serialize + Send + Sync> ToJSON for Wire<T> {
+    fn to_json(&self) -> Option<Value> {
+        serde_json::to_value(&self.0).ok()
+    }
+}
+
+impl<T: Schema + DeserializeOwned + Send + Sync> ParseFromJSON for Wire<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        serde_json::from_value(value.unwrap_or_default()).map(Self).map_err(ParseError::custom)
+    }
+}
+
+impl<T: Schema + FromStr<Err: fmt::Display> + Send + Sync> ParseFromParameter for Wire<T> {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        value.parse().map(Self).map_err(ParseError::custom)
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounded<const MIN: u32, const MAX: u32>(pub u32);
+
+impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
+        number.map(Self).ok_or_else(|| format!("expected a whole number from {MIN} to {MAX}"))
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> Schema for Bounded<MIN, MAX> {
+    fn schema() -> MetaSchema {
+        MetaSchema { minimum: Some(MIN.into()), maximum: Some(MAX.into()), ..MetaSchema::new("integer") }
+    }
+}
+
+macro_rules! ids {
+    ($($id:ident)*) => {$(
+        impl Schema for $id {
+            fn schema() -> MetaSchema {
+                let pattern = format!("^{}[0-9a-f]{{32}}$", Self::PREFIX);
+                MetaSchema { pattern: Some(pattern), ..MetaSchema::new("string") }
+            }
+        }
+    )*};
+}
+ids!(JobId SessionId WorkerId);
+
+impl Schema for EventId {
+    fn schema() -> MetaSchema {
+        let pattern = "^(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$".to_owned();
+        MetaSchema { pattern: Some(pattern), ..MetaSchema::new("string") }
+    }
+}
+
+impl Schema for Timestamp {
+    fn schema() -> MetaSchema {
+        MetaSchema::new_with_format("string", "date-time")
+    }
+}
+
+macro_rules! words {
+    ($($type:ident: $($word:ident)*;)*) => {$(
+        impl Schema for $type {
+            fn schema() -> MetaSchema {
+                // Naming every variant makes the compiler ask when one is added.
+                let words = [$($type::$word),*].map(|word| match word { $($type::$word)|* => json!(word) });
+                MetaSchema { enum_items: words.into(), ..MetaSchema::new("string") }
+            }
+        }
+    )*};
+}
+words! {
+    JobState: Queued Running Completed Failed Cancelled;
+    Effort: Low Medium High Xhigh Max;
+    Thinking: Adaptive Disabled;
+    RetryAfterOutput: Restart Never;
+    Priority: Low Normal High;
+    StartReason: First WorkerLost Retry Drained;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_number_takes_its_ends_and_nothing_beyond() {
+        assert_eq!("1".parse(), Ok(Bounded::<1, 60>(1)));
+        assert_eq!("60".parse(), Ok(Bounded::<1, 60>(60)));
+        for wrong in ["0", "61", "-1", "1.0", "", "ten", "99999999999"] {
+            assert!(wrong.parse::<Bounded<1, 60>>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn words_stand_in_the_contract_as_they_do_on_the_wire() {
+        assert_eq!(StartReason::schema().enum_items, [json!("first"), json!("worker_lost"), json!("retry"), json!("drained")]);
+    }
+}

@@ -1,0 +1,153 @@
+//! What every answer has, whatever path it took: a request id, the security headers, and for a failure the
+//! problem body. A panic, an unknown path and a refused preflight leave through the same door.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use poem::{
+    Endpoint, IntoResponse, Request, Response, Result,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::payload::Payload as _;
+use tracing::{Instrument as _, error, info_span, warn};
+use uuid::Uuid;
+
+use crate::{
+    cors::{self, Caller, Origin},
+    error::{ApiError, Code, ProblemJson},
+    openapi::AllowedMethods,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the envelope needs to know.
+pub struct Envelope {
+    origins: Vec<Origin>,
+    allowed: AllowedMethods,
+}
+
+impl Envelope {
+    /// Answers for pages of `origins`, over the paths of `allowed`.
+    pub fn new(origins: Vec<Origin>, allowed: AllowedMethods) -> Self {
+        Self { origins, allowed }
+    }
+
+    /// Answer `request` by `next`, and put the answer in its envelope.
+    pub async fn wrap<E: Endpoint>(&self, next: Arc<E>, mut request: Request) -> Result<Response> {
+        let request_id = request_id(request.headers());
+        let caller = Caller::of(&request, &self.origins);
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let behind_tls = request.header("x-forwarded-proto") == Some("https");
+        request.set_data(RequestId(request_id.clone()));
+        let span = info_span!("request", id = request_id, %method, path);
+
+        let answer = async {
+            if cors::is_preflight(&request) {
+                return preflight(&caller);
+            }
+            match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+                Ok(answer) => answer.map(IntoResponse::into_response).map_err(ApiError::from),
+                Err(panic) => Err(ApiError::internal(format!("panicked: {}", words_of(&*panic)))),
+            }
+        };
+        let mut response = async { answer.await.unwrap_or_else(|error| self.problem(&error, &request_id, &path)) }.instrument(span).await;
+
+        let headers = response.headers_mut();
+        caller.mark(headers);
+        secure(headers, behind_tls);
+        if let Ok(id) = HeaderValue::from_str(&request_id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        Ok(response)
+    }
+
+    fn problem(&self, error: &ApiError, request_id: &str, path: &str) -> Response {
+        match (error.code(), error.cause()) {
+            (Code::InternalError, cause) => error!(cause = cause.map(chain), "Answered a request with an internal error"),
+            (_, Some(cause)) => warn!(cause = chain(cause), "Could not answer a request: {error}"),
+            (_, None) => {}
+        }
+        let problem = error.problem(request_id);
+        let body = serde_json::to_vec(&problem).expect("a problem has only string keys");
+        let status = error.code().status();
+        let mut response = Response::builder().status(status).content_type(ProblemJson::CONTENT_TYPE).body(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"claude-api\""));
+        }
+        if let Some(secs) = error.retry_after_secs() {
+            headers.insert(header::RETRY_AFTER, secs.into());
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(header::ALLOW, HeaderValue::from_static(self.allowed.at(path)));
+        }
+        response
+    }
+}
+
+/// The id of a request, for the log and the client.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// The client's id for this request where it is one that a log can hold, else one of ours.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    given.filter(sane).map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+fn preflight(caller: &Caller) -> Result<Response, ApiError> {
+    if *caller == Caller::Stranger {
+        return Err(ApiError::new(Code::OriginNotAllowed, "this origin is not in `FRONTEND_URL`"));
+    }
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    caller.mark_preflight(response.headers_mut());
+    Ok(response)
+}
+
+/// The headers that keep a browser from making more of an answer than it is. A page of ours brings a
+/// policy of its own.
+fn secure(headers: &mut HeaderMap, behind_tls: bool) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
+    if behind_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &shared::error::Cause) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line = format!("{line}: {cause}");
+        next = cause.source();
+    }
+    line
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_another_is_replaced() {
+        let with = |id: &'static str| request_id(&HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static(id))]));
+
+        assert_eq!(with("trace-1_a.b:c"), "trace-1_a.b:c");
+        for odd in ["", "a b", "a\"b", "<script>"] {
+            assert_eq!(with(odd).len(), 32, "{odd}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

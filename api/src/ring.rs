@@ -1,0 +1,199 @@
+//! The last events of one job, framed once for all who watch it. A reader is a place in it, never a queue:
+//! one that falls behind the oldest event kept here reads the log itself, and costs nobody else anything.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use shared::event::{Event, EventId};
+
+/// The most events kept.
+const MAX_EVENTS: usize = 512;
+/// The most bytes kept, whatever their number; the newest event is always kept.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// The place before every event of `attempt`.
+pub fn before(attempt: u32) -> EventId {
+    EventId { attempt: attempt.saturating_sub(1), n: u32::MAX }
+}
+
+/// Whether nothing can stand between `place` and the event `id`: it is the next number, or begins a newer
+/// attempt.
+pub fn follows(id: EventId, place: EventId) -> bool {
+    if id.attempt == place.attempt { place.n.checked_add(1) == Some(id.n) } else { id.attempt > place.attempt && id.n == 0 }
+}
+
+/// An event as it goes out: `id`, `event` and `data` of an SSE stream. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Framed {
+    /// Its number.
+    pub id: EventId,
+    /// Whether it is the last of its job.
+    pub is_terminal: bool,
+    /// The whole frame.
+    pub frame: Bytes,
+}
+
+impl Framed {
+    /// Frame `event`, whose JSON is one line.
+    pub fn new(event: &Event) -> Self {
+        let head = format!("id: {}\nevent: {}\ndata: ", event.id, event.kind());
+        let mut frame = BytesMut::with_capacity(head.len() + event.json.len() + 2);
+        frame.put_slice(head.as_bytes());
+        frame.put_slice(&event.json);
+        frame.put_slice(b"\n\n");
+        Self { id: event.id, is_terminal: event.is_terminal(), frame: frame.freeze() }
+    }
+}
+
+/// Where a reader stands.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// These come next.
+    Next(Vec<Framed>),
+    /// What comes next is older than what is kept here.
+    Behind,
+    /// There is nothing newer.
+    CaughtUp,
+}
+
+/// The newest events, without a hole between them.
+#[derive(Debug, Default)]
+pub struct Ring {
+    events: VecDeque<Framed>,
+    bytes: usize,
+}
+
+impl Ring {
+    /// Keep `event`, letting the oldest go where there are too many. An event that does not follow the
+    /// newest makes all before it useless: they go too. An older one is ignored.
+    pub fn push(&mut self, event: Framed) {
+        if let Some(newest) = self.newest() {
+            if event.id <= newest {
+                return;
+            }
+            if !follows(event.id, newest) {
+                self.events.clear();
+                self.bytes = 0;
+            }
+        }
+        self.bytes += event.frame.len();
+        self.events.push_back(event);
+        while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= oldest.frame.len();
+        }
+    }
+
+    /// The newest event's number.
+    pub fn newest(&self) -> Option<EventId> {
+        self.events.back().map(|event| event.id)
+    }
+
+    /// At most `limit` events after `place`, for a reader that has seen everything up to there.
+    pub fn after(&self, place: EventId, limit: usize) -> Place {
+        let first = self.events.partition_point(|event| event.id <= place);
+        match self.events.get(first) {
+            None => Place::CaughtUp,
+            Some(event) if first == 0 && !follows(event.id, place) => Place::Behind,
+            Some(_) => Place::Next(self.events.range(first..).take(limit).cloned().collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{event::EventBody, time::Timestamp};
+
+    use super::*;
+
+    fn id(text: &str) -> EventId {
+        text.parse().expect("an event id")
+    }
+
+    fn event(at: &str, bytes: usize) -> Framed {
+        let body = EventBody::ThinkingDelta { message_id: "m".into(), text: "x".repeat(bytes) };
+        Framed::new(&Event::new(id(at), &body, Timestamp::from_unix_ms(0)))
+    }
+
+    fn ring(ids: &[&str]) -> Ring {
+        let mut ring = Ring::default();
+        for id in ids {
+            ring.push(event(id, 1));
+        }
+        ring
+    }
+
+    fn next(ring: &Ring, place: EventId) -> Option<Vec<String>> {
+        match ring.after(place, 100) {
+            Place::Next(events) => Some(events.iter().map(|event| event.id.to_string()).collect()),
+            Place::CaughtUp => Some(Vec::new()),
+            Place::Behind => None,
+        }
+    }
+
+    #[test]
+    fn a_frame_is_one_sse_message_with_the_json_untouched() {
+        let body = EventBody::TextDelta { message_id: "m".into(), text: "a\nb".into(), parent_tool_use_id: None };
+        let event = Event::new(id("2-7"), &body, Timestamp::from_unix_ms(0));
+
+        let framed = Framed::new(&event);
+
+        let json = std::str::from_utf8(&event.json).expect("UTF-8");
+        assert_eq!(framed.frame, format!("id: 2-7\nevent: text.delta\ndata: {json}\n\n"));
+        assert!(!json.contains('\n'));
+        assert!(!framed.is_terminal);
+    }
+
+    #[test]
+    fn a_reader_gets_what_it_has_not_seen_once_and_in_order() {
+        let ring = ring(&["1-0", "1-1", "1-2", "2-0", "2-1"]);
+
+        assert_eq!(next(&ring, before(1)), Some(["1-0", "1-1", "1-2", "2-0", "2-1"].map(String::from).into()));
+        assert_eq!(next(&ring, id("1-1")), Some(["1-2", "2-0", "2-1"].map(String::from).into()));
+        assert_eq!(next(&ring, before(2)), Some(["2-0", "2-1"].map(String::from).into()));
+        assert_eq!(next(&ring, id("2-1")), Some(vec![]));
+        assert_eq!(next(&ring, id("9-9")), Some(vec![]));
+    }
+
+    #[test]
+    fn a_reader_older_than_the_ring_is_behind() {
+        let mut ring = Ring::default();
+        for n in 0..=MAX_EVENTS {
+            ring.push(event(&format!("1-{n}"), 1));
+        }
+
+        assert_eq!(next(&ring, before(1)), None);
+        assert_eq!(next(&ring, id("1-0")).map(|events| events.len()), Some(100));
+        assert_eq!(ring.events.len(), MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_ring_is_bounded_in_bytes_and_keeps_its_newest() {
+        let mut ring = Ring::default();
+        for n in 0..40 {
+            ring.push(event(&format!("1-{n}"), MAX_BYTES / 20));
+        }
+
+        assert!(ring.bytes <= MAX_BYTES);
+        assert_eq!(ring.bytes, ring.events.iter().map(|event| event.frame.len()).sum::<usize>());
+        assert_eq!(ring.newest(), Some(id("1-39")));
+        assert_eq!(next(&ring, id("1-2")), None);
+    }
+
+    #[test]
+    fn what_does_not_follow_starts_the_ring_anew_and_what_is_old_is_ignored() {
+        let mut ring = ring(&["1-0", "1-1", "1-0", "1-5"]);
+
+        assert_eq!(next(&ring, id("1-1")), None);
+        assert_eq!(next(&ring, id("1-4")), Some(vec!["1-5".into()]));
+        ring.push(event("1-3", 1));
+        assert_eq!(ring.newest(), Some(id("1-5")));
+    }
+
+    #[test]
+    fn the_largest_number_is_followed_by_nothing_of_its_attempt() {
+        assert!(!follows(id("1-0"), id("1-4294967295")));
+        assert!(follows(id("2-0"), id("1-4294967295")));
+        assert!(!follows(id("2-1"), id("1-4294967295")));
+    }
+}

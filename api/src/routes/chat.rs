@@ -1,0 +1,580 @@
+//! Ask the model. A message becomes a job, which outlives the connection it came on; the same call can
+//! answer at once, wait a while, or stream.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
+
+use poem::{Request, http::HeaderMap, web::Data};
+use poem_openapi::{
+    ApiResponse, OpenApi, ResponseContent,
+    param::Header,
+    payload::Json,
+    registry::{MetaSchema, MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
+use serde_json::json;
+use shared::{
+    event::EventId,
+    job::{self, ChatSpec, Effort, Message, Priority, RetryAfterOutput, Thinking},
+    jobs::NewJob,
+};
+
+use crate::{
+    app::App,
+    auth::Authenticated,
+    body::{Check, Checked},
+    contract::{Schema, Wire},
+    error::{ApiError, FieldError},
+    openapi::Tag,
+    routes::{events, jobs::Job},
+    sse::EventStream,
+    watch::Watch,
+};
+
+const MODEL_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$";
+const TOOL_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_]{0,63}$";
+const MAX_TOOLS: usize = 64;
+const MAX_TURNS: u32 = 1000;
+const MAX_BUDGET_USD: f64 = 1000.0;
+const MAX_SECS: u32 = 86_400;
+const MAX_PAIRS: usize = 16;
+const MAX_KEY_CHARS: usize = 64;
+const MAX_VALUE_CHARS: usize = 512;
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+const MAX_WAIT_SECS: u64 = 60;
+
+/// The operations that ask the model.
+pub struct ChatApi;
+
+#[derive(ApiResponse)]
+enum CreateChatResponse {
+    /// The job, which has ended within the time of `Prefer: wait`; or its events.
+    #[oai(status = 200)]
+    Answered(
+        Answer,
+        /// Where the job is.
+        #[oai(header = "Location")]
+        String,
+        /// The preference that was followed.
+        #[oai(header = "Preference-Applied")]
+        Option<String>,
+    ),
+    /// The job was accepted: whatever happens to this server, it will end.
+    #[oai(status = 202)]
+    Accepted(
+        Json<Job>,
+        /// Where the job is.
+        #[oai(header = "Location")]
+        String,
+        /// The preference that was followed.
+        #[oai(header = "Preference-Applied")]
+        Option<String>,
+    ),
+    /// Everything up to the job's last event was delivered before: do not connect again.
+    #[oai(status = 204)]
+    NothingLeft,
+}
+
+#[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "made once for each answer and taken apart at once")]
+enum Answer {
+    Job(Json<Job>),
+    Events(EventStream),
+}
+
+#[OpenApi(prefix_path = "/api", tag = "Tag::Chat")]
+impl ChatApi {
+    /// Ask the model.
+    ///
+    /// Answers with the job at once; with `Prefer: wait=N` after its end, if that comes
+    /// within N seconds; with `stream` or `Accept: text/event-stream`, with its events as they come (see
+    /// `GET /api/jobs/{id}/events`). The job goes on when the connection breaks.
+    #[oai(path = "/chat", method = "post", operation_id = "create_chat")]
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the request that the contract shows")]
+    async fn create_chat(
+        &self,
+        auth: Authenticated,
+        app: Data<&App>,
+        request: &Request,
+        body: Checked<CreateChat>,
+        /// Your word for this request: sent again within 24 hours, with the same body, it answers with the
+        /// first job instead of making another.
+        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 255))]
+        idempotency_key: Header<Option<String>>,
+        /// `wait=N`: wait up to N seconds (at most 60) for the job's end.
+        #[oai(name = "Prefer")]
+        prefer: Header<Option<String>>,
+        /// When a streaming request is sent again: the last event that was received.
+        #[oai(name = "Last-Event-ID")]
+        after: Header<Option<Wire<EventId>>>,
+    ) -> Result<CreateChatResponse, ApiError> {
+        let headers = request.headers();
+        let body = body.0;
+        let streams = body.stream || events::asks_for_events(headers);
+        let new = NewJob {
+            user_id: auth.0.user_id,
+            api_key_id: auth.0.api_key_id,
+            spec: body.into_spec(),
+            idempotency_key: checked_key(headers, idempotency_key.0)?,
+            traceparent: traceparent(headers),
+        };
+        let submitted = app.jobs.submit(new).await?;
+        let mut job = submitted.job;
+        let location = format!("/api/jobs/{}", job.id);
+
+        if streams {
+            // Only a repeated request can have seen anything of the job.
+            let after = after.0.filter(|_| submitted.replayed).map(|Wire(id)| id);
+            let Some(watch) = Watch::open(&app.feeds, &job, after).await? else { return Ok(CreateChatResponse::NothingLeft) };
+            let events = EventStream::new(watch, app.draining.clone());
+            return Ok(CreateChatResponse::Answered(Answer::Events(events), location, None));
+        }
+        let wait_secs = prefer.0.as_deref().and_then(wait_of);
+        if let Some(secs) = wait_secs {
+            app.feeds.wait_for_end(&job, Duration::from_secs(secs)).await;
+            // The job is accepted: a record that is away for the moment changes nothing in that.
+            job = app.jobs.find(auth.0.user_id, job.id).await.ok().flatten().unwrap_or(job);
+        }
+        let applied = wait_secs.map(|secs| format!("wait={secs}"));
+        let shown = Json(Job::shown(&app, &job).await);
+        Ok(if wait_secs.is_some() && job.state.is_terminal() {
+            CreateChatResponse::Answered(Answer::Job(shown), location, applied)
+        } else {
+            CreateChatResponse::Accepted(shown, location, applied)
+        })
+    }
+}
+
+/// A message to the model, and how to treat it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateChat {
+    #[serde(deserialize_with = "message")]
+    message: Message,
+    model: Option<String>,
+    fallback_model: Option<String>,
+    system_prompt: Option<String>,
+    append_system_prompt: Option<String>,
+    tools: Option<Vec<String>>,
+    max_turns: Option<u32>,
+    max_budget_usd: Option<f64>,
+    effort: Option<Effort>,
+    thinking: Option<Thinking>,
+    timeout_secs: Option<u32>,
+    queue_timeout_secs: Option<u32>,
+    #[serde(default)]
+    retry_after_output: RetryAfterOutput,
+    #[serde(default)]
+    priority: Priority,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    stream: bool,
+}
+
+impl CreateChat {
+    fn into_spec(self) -> ChatSpec {
+        ChatSpec {
+            message: self.message,
+            model: self.model,
+            fallback_model: self.fallback_model,
+            system_prompt: self.system_prompt,
+            append_system_prompt: self.append_system_prompt,
+            tools: self.tools,
+            max_turns: self.max_turns,
+            max_budget_usd: self.max_budget_usd,
+            effort: self.effort,
+            thinking: self.thinking,
+            timeout_secs: self.timeout_secs,
+            queue_timeout_secs: self.queue_timeout_secs,
+            retry_after_output: self.retry_after_output,
+            priority: self.priority,
+            metadata: self.metadata,
+        }
+    }
+}
+
+impl Check for CreateChat {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut refuse = |right: bool, pointer: Cow<'static, str>, detail: &str| {
+            if !right {
+                errors.push(FieldError::new(pointer, detail));
+            }
+        };
+        refuse(says_something(&self.message), "/message".into(), "must not be empty");
+        for (pointer, model) in [("/model", &self.model), ("/fallback_model", &self.fallback_model)] {
+            let right = model.as_deref().is_none_or(is_model_name);
+            refuse(right, pointer.into(), "must be 1 to 128 letters, digits or `._:/@[]-`, and begin with a letter or a digit");
+        }
+        let tools = self.tools.as_deref().unwrap_or_default();
+        refuse(tools.len() <= MAX_TOOLS, "/tools".into(), &format!("must be at most {MAX_TOOLS} names"));
+        for (index, tool) in tools.iter().enumerate().take(MAX_TOOLS) {
+            let detail = "must be 1 to 64 letters, digits or `_`, and begin with a letter";
+            refuse(is_tool_name(tool), format!("/tools/{index}").into(), detail);
+        }
+        for (pointer, number, max) in [
+            ("/max_turns", self.max_turns, MAX_TURNS),
+            ("/timeout_secs", self.timeout_secs, MAX_SECS),
+            ("/queue_timeout_secs", self.queue_timeout_secs, MAX_SECS),
+        ] {
+            let right = number.is_none_or(|number| (1..=max).contains(&number));
+            refuse(right, pointer.into(), &format!("must be from 1 to {max}"));
+        }
+        let right = self.max_budget_usd.is_none_or(|usd| usd > 0.0 && usd <= MAX_BUDGET_USD);
+        refuse(right, "/max_budget_usd".into(), &format!("must be more than 0 and at most {MAX_BUDGET_USD}"));
+        let fits = |text: &str, max: usize| text.chars().nth(max).is_none();
+        let pairs = self.metadata.len() <= MAX_PAIRS
+            && self.metadata.iter().all(|(key, value)| fits(key, MAX_KEY_CHARS) && fits(value, MAX_VALUE_CHARS));
+        let detail =
+            format!("must be at most {MAX_PAIRS} pairs of a key up to {MAX_KEY_CHARS} and a value up to {MAX_VALUE_CHARS} characters");
+        refuse(pairs, "/metadata".into(), &detail);
+        errors
+    }
+}
+
+fn says_something(message: &Message) -> bool {
+    match message {
+        Message::Text(text) => !text.is_empty(),
+        Message::Blocks(blocks) => !blocks.is_empty() && blocks.iter().all(|job::ContentBlock::Text { text }| !text.is_empty()),
+    }
+}
+
+/// [`MODEL_PATTERN`]. It cannot be taken for an option of the CLI.
+fn is_model_name(name: &str) -> bool {
+    let rest = |b: u8| b.is_ascii_alphanumeric() || b"._:/@[]-".contains(&b);
+    (1..=128).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphanumeric() && name.bytes().all(rest)
+}
+
+/// [`TOOL_PATTERN`]. A list of such names can be joined by commas.
+fn is_tool_name(name: &str) -> bool {
+    let rest = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=64).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphabetic() && name.bytes().all(rest)
+}
+
+/// The key, if it is one that any two readers would take for the same.
+fn checked_key(headers: &HeaderMap, key: Option<String>) -> Result<Option<String>, ApiError> {
+    let given = headers.get_all("idempotency-key").iter().count();
+    let sane = |key: &String| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
+    match (given, key) {
+        (0, _) => Ok(None),
+        (1, Some(key)) if sane(&key) => Ok(Some(key)),
+        _ => {
+            let detail = format!("must be one value of 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
+            Err(ApiError::invalid(vec![FieldError::new("Idempotency-Key", detail)]))
+        }
+    }
+}
+
+/// N of `wait=N` in a `Prefer` header (RFC 7240). What is not understood is ignored, as the RFC wants it.
+fn wait_of(prefer: &str) -> Option<u64> {
+    let preferences = prefer.split([',', ';']).filter_map(|one| one.split_once('='));
+    let wait = preferences.filter(|(name, _)| name.trim().eq_ignore_ascii_case("wait")).map(|(_, value)| value).next()?;
+    let secs: u64 = wait.trim().trim_matches('"').parse().ok()?;
+    (secs > 0).then_some(secs.min(MAX_WAIT_SECS))
+}
+
+/// The caller's W3C trace context, if it is well-formed.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = value.split('-').collect();
+    let hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
+    (lengths && parts.iter().all(hex) && parts[0] == "00").then(|| value.to_owned())
+}
+
+/// Read a message: text, or a list of content blocks. Written out so that an error inside a block keeps its
+/// place.
+fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Message, D::Error> {
+    struct Either;
+
+    impl<'de> Visitor<'de> for Either {
+        type Value = Message;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of content blocks")
+        }
+
+        fn visit_string<E>(self, text: String) -> Result<Message, E> {
+            Ok(Message::Text(text))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Message, E> {
+            self.visit_string(text.to_owned())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Message, A::Error> {
+            let mut blocks = Vec::new();
+            while let Some(Block { text, kind: TextType::Text }) = seq.next_element()? {
+                blocks.push(job::ContentBlock::Text { text });
+            }
+            Ok(Message::Blocks(blocks))
+        }
+    }
+
+    deserializer.deserialize_any(Either)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Block {
+    #[serde(rename = "type")]
+    kind: TextType,
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TextType {
+    Text,
+}
+
+impl Type for CreateChat {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "CreateChat".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference("CreateChat".to_owned())
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>("CreateChat".to_owned(), |_| MetaSchema {
+            description: Some("A message to the model, and how to treat it."),
+            required: vec!["message"],
+            properties: properties(),
+            example: Some(json!({"message": "What is the capital of France?"})),
+            ..MetaSchema::new("object")
+        });
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+/// What each field looks like. The limits are those that [`CreateChat::check`] keeps.
+fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
+    let string = || MetaSchema::new("string");
+    let pattern = |pattern: &str| MetaSchema { pattern: Some(pattern.to_owned()), ..string() };
+    let integer = |max: u32| MetaSchema { minimum: Some(1.0), maximum: Some(max.into()), ..MetaSchema::new("integer") };
+    let or_null = |schema: MetaSchema| MetaSchema { nullable: true, ..schema };
+    let or = |default: &str, schema: MetaSchema| MetaSchema { default: Some(json!(default)), ..schema };
+    let tools = MetaSchema { max_items: Some(MAX_TOOLS), items: Some(Box::new(inline(pattern(TOOL_PATTERN)))), ..MetaSchema::new("array") };
+    let budget =
+        MetaSchema { minimum: Some(0.0), exclusive_minimum: Some(true), maximum: Some(MAX_BUDGET_USD), ..MetaSchema::new("number") };
+    let value = MetaSchema { max_length: Some(MAX_VALUE_CHARS), ..string() };
+    let metadata =
+        MetaSchema { max_properties: Some(MAX_PAIRS), additional_properties: Some(Box::new(inline(value))), ..MetaSchema::new("object") };
+
+    [
+        ("message", "What you say: text, or a list of content blocks.", message_schema()),
+        ("model", "The model, by name or alias; the CLI's default if absent.", or_null(pattern(MODEL_PATTERN))),
+        ("fallback_model", "Where to go when the model is overloaded.", or_null(pattern(MODEL_PATTERN))),
+        ("system_prompt", "Replaces the system prompt.", or_null(string())),
+        ("append_system_prompt", "Is put after the system prompt.", or_null(string())),
+        ("tools", "The tools the model may use; the server's default if absent, none if empty.", or_null(tools)),
+        ("max_turns", "The most model calls of this job.", or_null(integer(MAX_TURNS))),
+        ("max_budget_usd", "The most this job may cost. Checked after each model call, so one call may pass it.", or_null(budget)),
+        ("effort", "How hard the model should try.", or_null(Effort::schema())),
+        ("thinking", "Whether the model thinks before it answers.", or_null(Thinking::schema())),
+        ("timeout_secs", "The longest run of one attempt.", or_null(integer(MAX_SECS))),
+        ("queue_timeout_secs", "The longest wait for a worker; an hour if absent.", or_null(integer(MAX_SECS))),
+        (
+            "retry_after_output",
+            "What becomes of a job whose worker is lost after it had streamed output: it runs again, or it fails with `interrupted`.",
+            or("restart", RetryAfterOutput::schema()),
+        ),
+        ("priority", "Its place among your own waiting jobs.", or("normal", Priority::schema())),
+        ("metadata", "Your own words about the job, given back as they came: up to 16 pairs, keys up to 64 characters.", metadata),
+        (
+            "stream",
+            "Answer with the job's events instead of the job.",
+            MetaSchema { default: Some(json!(false)), ..MetaSchema::new("boolean") },
+        ),
+    ]
+    .into_iter()
+    .map(|(name, description, schema)| (name, inline(MetaSchema { description: Some(description), ..schema })))
+    .collect()
+}
+
+fn message_schema() -> MetaSchema {
+    let text = || MetaSchema { min_length: Some(1), ..MetaSchema::new("string") };
+    let kind = MetaSchema { enum_items: vec![json!("text")], ..MetaSchema::new("string") };
+    let block = MetaSchema {
+        required: vec!["type", "text"],
+        properties: vec![("type", inline(kind)), ("text", inline(text()))],
+        ..MetaSchema::new("object")
+    };
+    let blocks = MetaSchema { min_items: Some(1), items: Some(Box::new(inline(block))), ..MetaSchema::new("array") };
+    MetaSchema { one_of: vec![inline(text()), inline(blocks)], ..MetaSchema::ANY }
+}
+
+fn inline(schema: MetaSchema) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(schema))
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::http::HeaderValue;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{body::parse, error::Code};
+
+    fn pointers(body: &Value) -> Vec<String> {
+        match parse::<CreateChat>(body.to_string().as_bytes()) {
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                assert_eq!(error.code(), Code::InvalidRequest, "{body}");
+                error.problem("r").errors.into_iter().map(|error| error.pointer).collect()
+            }
+        }
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut body = json!({"message": "hi"});
+        body[field] = value;
+        body
+    }
+
+    #[test]
+    fn every_wrong_field_is_pointed_at() {
+        for (field, value, pointer) in [
+            ("message", json!(""), "/message"),
+            ("message", json!([]), "/message"),
+            ("message", json!(7), "/message"),
+            ("message", json!({"type": "text", "text": "a"}), "/message"),
+            ("message", json!([{"type": "text", "text": "a"}, {"type": "image"}]), "/message/1/type"),
+            ("message", json!([{"type": "text"}]), "/message/0/text"),
+            ("message", json!([{"type": "text", "text": "a", "cache": 1}]), "/message/0/cache"),
+            ("message", json!([{"type": "text", "text": ""}]), "/message"),
+            ("message", json!("a\u{0}b"), "/message"),
+            ("model", json!("--dangerous"), "/model"),
+            ("model", json!("a b"), "/model"),
+            ("model", json!("m".repeat(129)), "/model"),
+            ("fallback_model", json!(""), "/fallback_model"),
+            ("tools", json!(vec!["Read"; 65]), "/tools"),
+            ("tools", json!(["Read", "Bash(rm *)"]), "/tools/1"),
+            ("tools", json!("Read"), "/tools"),
+            ("max_turns", json!(0), "/max_turns"),
+            ("max_turns", json!(1001), "/max_turns"),
+            ("max_turns", json!(1.5), "/max_turns"),
+            ("max_budget_usd", json!(0), "/max_budget_usd"),
+            ("max_budget_usd", json!(1000.01), "/max_budget_usd"),
+            ("effort", json!("huge"), "/effort"),
+            ("thinking", json!(true), "/thinking"),
+            ("timeout_secs", json!(86_401), "/timeout_secs"),
+            ("timeout_secs", json!(-1), "/timeout_secs"),
+            ("queue_timeout_secs", json!(0), "/queue_timeout_secs"),
+            ("priority", json!("urgent"), "/priority"),
+            ("retry_after_output", json!("resume"), "/retry_after_output"),
+            ("metadata", json!({"k": 1}), "/metadata/k"),
+            ("metadata", json!({"k": "v".repeat(513)}), "/metadata"),
+            ("metadata", json!({"k".repeat(65): "v"}), "/metadata"),
+            ("stream", json!("yes"), "/stream"),
+            ("messsage", json!("hi"), "/messsage"),
+            ("session_id", json!("sess_1"), "/session_id"),
+        ] {
+            assert_eq!(pointers(&with(field, value.clone())), [pointer], "{field}: {value}");
+        }
+        assert_eq!(pointers(&json!({})), ["/message"]);
+    }
+
+    #[test]
+    fn what_is_at_its_limit_is_taken() {
+        for (field, value) in [
+            ("message", json!([{"type": "text", "text": "a"}, {"text": "b", "type": "text"}])),
+            ("model", json!("us.anthropic.claude-sonnet-4-5@20250929:0/x[1m]")),
+            ("model", Value::Null),
+            ("tools", json!(vec!["mcp_x"; 64])),
+            ("tools", json!([])),
+            ("max_turns", json!(1000)),
+            ("max_budget_usd", json!(0.01)),
+            ("max_budget_usd", json!(1000)),
+            ("timeout_secs", json!(86_400)),
+            ("metadata", json!({"ключ".repeat(16): "é".repeat(512)})),
+        ] {
+            assert_eq!(pointers(&with(field, value.clone())), [""; 0], "{field}: {value}");
+        }
+    }
+
+    #[test]
+    fn all_wrong_values_are_told_at_once() {
+        let body = json!({"message": "", "max_turns": 0, "model": "-x"});
+
+        assert_eq!(pointers(&body), ["/message", "/model", "/max_turns"]);
+    }
+
+    #[test]
+    fn the_contract_knows_every_field_and_none_else() {
+        let mut body = with("nobody", json!(1));
+        body["nobody"] = json!(1);
+        let error = parse::<CreateChat>(body.to_string().as_bytes()).expect_err("unknown").problem("r");
+        let expected = error.errors[0].detail.split("expected one of ").nth(1).expect("serde lists the fields").to_owned();
+
+        let documented: Vec<String> = properties().iter().map(|(name, _)| format!("`{name}`")).collect();
+
+        assert_eq!(expected, documented.join(", "));
+    }
+
+    #[test]
+    fn a_preference_to_wait_is_found_and_bounded() {
+        for (prefer, secs) in [
+            ("wait=5", Some(5)),
+            ("respond-async, Wait = \"10\"", Some(10)),
+            ("wait=600", Some(60)),
+            ("wait=0", None),
+            ("wait", None),
+            ("wait=soon", None),
+            ("handling=lenient", None),
+        ] {
+            assert_eq!(wait_of(prefer), secs, "{prefer}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_one_printable_value() {
+        let key = |values: &[&'static [u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("idempotency-key", HeaderValue::from_bytes(value).expect("a header value"));
+            }
+            let text = headers.get("idempotency-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
+            checked_key(&headers, text).map_err(|error| error.code())
+        };
+
+        assert_eq!(key(&[]), Ok(None));
+        assert_eq!(key(&[b"order 7"]), Ok(Some("order 7".to_owned())));
+        for wrong in [&[b"" as &[u8]] as &[&[u8]], &[b"a", b"b"], &["é".as_bytes()], &[&[b'k'; 256]]] {
+            assert_eq!(key(wrong), Err(Code::InvalidRequest), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_well_formed_trace_context_is_passed_on() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let of = |value: &str| {
+            traceparent(&HeaderMap::from_iter([(
+                poem::http::HeaderName::from_static("traceparent"),
+                HeaderValue::from_str(value).expect("a header value"),
+            )]))
+        };
+
+        assert_eq!(of(good).as_deref(), Some(good));
+        for wrong in ["", "00-x-y-01", &good.to_uppercase(), &format!("{good}-00")] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+}

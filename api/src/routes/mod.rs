@@ -1,0 +1,7 @@
+//! The operations, one file for each noun. A file owns its paths completely: what they take, what they
+//! answer, and what they do.
+
+pub mod chat;
+pub mod events;
+pub mod health;
+pub mod jobs;
