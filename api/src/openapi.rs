@@ -1,7 +1,7 @@
 //! The contract: every operation, and the page that shows it. It is made from the code alone, so printing
 //! it needs neither database nor Redis.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use poem::{IntoEndpoint, IntoResponse as _, Response, Route, get, http::header, web::Redirect};
@@ -22,9 +22,12 @@ pub enum Tag {
     Health,
 }
 
+type Operations = (ChatApi, JobsApi, EventsApi, HealthApi);
+
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    OpenApiService::new((ChatApi, JobsApi, EventsApi, HealthApi), "Claude API", env!("CARGO_PKG_VERSION")).description(
+    let operations: Operations = (ChatApi, JobsApi, EventsApi, HealthApi);
+    OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",
     )
@@ -41,6 +44,7 @@ pub fn yaml() -> String {
 pub fn routes() -> Route {
     let page = docs();
     let contract = yaml();
+    let service = Arc::new(service().into_endpoint());
     Route::new()
         .at("/", get(poem::endpoint::make_sync(|_| Redirect::see_other("/docs"))))
         .at("/docs", get(poem::endpoint::make_sync(move |_| page.response())))
@@ -48,7 +52,8 @@ pub fn routes() -> Route {
             "/openapi.yaml",
             get(poem::endpoint::make_sync(move |_| contract.clone().with_content_type("application/yaml").into_response())),
         )
-        .nest("/", service().into_endpoint())
+        .nest_no_strip("/api", service.clone())
+        .nest_no_strip("/health", service)
 }
 
 /// Which methods each path answers, for the `Allow` of a 405.
@@ -110,7 +115,58 @@ impl Docs {
     }
 }
 
+/// The scripts of a page, found as a browser finds them: what looks like a tag inside of one is none.
 fn inline_scripts(html: &str) -> impl Iterator<Item = &str> {
-    let opened = html.split("<script").skip(1);
-    opened.filter_map(|rest| rest.split_once('>')?.1.split_once("</script>")).map(|(script, _)| script)
+    let mut unread = html;
+    std::iter::from_fn(move || {
+        let (_, tag) = unread.split_once("<script")?;
+        let (script, rest) = tag.split_once('>')?.1.split_once("</script>")?;
+        unread = rest;
+        Some(script)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    // poem-openapi writes what it is given, one entry after the other: what stands twice makes a document
+    // that some readers refuse and others cut.
+    #[test]
+    fn no_path_and_no_status_stands_twice() {
+        let mut paths = HashSet::new();
+        for path in Operations::meta().into_iter().flat_map(|api| api.paths) {
+            for operation in &path.operations {
+                let mut statuses = HashSet::new();
+                for response in &operation.responses.responses {
+                    assert!(statuses.insert(response.status), "{:?} of {} twice", response.status, path.path);
+                }
+            }
+            assert!(paths.insert(path.path.clone()), "{} twice", path.path);
+        }
+    }
+
+    #[test]
+    fn the_contract_says_that_a_body_takes_no_other_fields() {
+        assert_eq!(yaml().matches("additionalProperties: false").count(), 1);
+    }
+
+    #[test]
+    fn a_script_is_found_whole() {
+        let page = "<a><script x>if (a) b('<script>c<\\/script>')</script><p></p><script>d</script>";
+
+        let scripts: Vec<_> = inline_scripts(page).collect();
+
+        assert_eq!(scripts, ["if (a) b('<script>c<\\/script>')", "d"]);
+    }
+
+    #[test]
+    fn a_method_of_a_path_with_an_id_is_known() {
+        let allowed = AllowedMethods::of_contract();
+
+        assert_eq!(allowed.at("/api/jobs/job_1"), "GET, HEAD");
+        assert_eq!(allowed.at("/api/jobs/job_1/cancel"), "POST");
+    }
 }

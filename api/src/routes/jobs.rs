@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
@@ -288,8 +289,7 @@ impl Job {
     /// A word that changes with everything in the answer.
     fn tag(&self) -> String {
         let hash = Sha256::digest(self.to_json_string());
-        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("\"{hex}\"")
+        format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&hash[..16]))
     }
 }
 

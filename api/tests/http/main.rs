@@ -1,0 +1,10 @@
+//! The whole HTTP surface over a real Redis and a real database. Jobs are run by a hand that holds leases
+//! as a worker does.
+
+mod chat;
+mod connections;
+mod contract;
+mod events;
+mod jobs;
+mod problems;
+mod stage;
