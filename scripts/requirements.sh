@@ -1,0 +1,169 @@
+# What the machine must have, and how it gets there. Programs of the system come from its own packages,
+# the Claude CLI from npm at the version in `claude-cli/package.json`; what needs no root goes to
+# `.tools/`.
+# shellcheck shell=bash
+
+tools=$PWD/.tools
+
+# Find what is here alone, and what Debian keeps out of a user's `PATH`.
+extend_path() {
+    local folder
+    for folder in /usr/sbin /sbin /usr/lib/postgresql/*/bin; do
+        [[ :$PATH: == *:$folder:* || ! -d $folder ]] || PATH+=:$folder
+    done
+    [[ :$PATH: == *:$tools/bin:* ]] || PATH=$tools/bin:$PATH
+}
+extend_path
+
+has() {
+    command -v "$1" >/dev/null
+}
+
+# require_packages COMMAND:PACKAGE…: install the packages whose commands are missing.
+require_packages() {
+    local entry missing=()
+    for entry in "$@"; do
+        has "${entry%%:*}" || missing+=("${entry#*:}")
+    done
+    ((${#missing[@]})) || return 0
+    local by_hand="install with your system's packages: ${missing[*]}"
+    has apt-get || fail "not installed: ${missing[*]}, and there is no \`apt-get\`" "$by_hand"
+    if ((EUID == 0)); then
+        apt_install "${missing[@]}"
+    elif sudo -n true 2>/dev/null; then
+        apt_install "${missing[@]}"
+    else
+        unpack_packages "${missing[@]}"
+    fi
+    extend_path
+    hash -r
+    for entry in "$@"; do
+        has "${entry%%:*}" || fail "\`${entry%%:*}\` is still not there after installing \`${entry#*:}\`" "$by_hand"
+    done
+}
+
+apt_install() {
+    local as_root=()
+    ((EUID == 0)) || as_root=(sudo -n)
+    as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120)
+    say "Installing with apt-get: $*"
+    logged apt "${as_root[@]}" install --no-install-recommends "$@" && return
+    # The list of packages may be missing or old.
+    logged apt "${as_root[@]}" update && logged apt "${as_root[@]}" install --no-install-recommends "$@" && return
+    tail -n 5 "$tools/apt.log" >&2
+    fail "apt-get could not install: $*" "check the network, then try \`apt-get install $*\`"
+}
+
+# Without root: fetch the packages and what they depend on, and unpack them below `.tools/`.
+unpack_packages() {
+    say "Unpacking into .tools (no root here): $*"
+    local archives=$tools/apt archive
+    mkdir -p "$archives/lists/partial" "$archives/cache/archives/partial"
+    if ! download_packages "$archives" "$@" >>"$tools/apt.log" 2>&1; then
+        tail -n 5 "$tools/apt.log" >&2
+        fail "cannot install without root: $*" "as root: \`apt-get install $*\`"
+    fi
+    for archive in "$archives"/*.deb; do
+        dpkg-deb -x "$archive" "$tools/root"
+    done
+    rm -rf "$archives"
+    expose_unpacked
+}
+
+# download_packages FOLDER PACKAGE…: fetch them, with every package they need that is not installed.
+download_packages() {
+    local archives=$1 needed
+    local apt=(apt-get -o "Dir::State::lists=$archives/lists" -o "Dir::Cache=$archives/cache" -o Debug::NoLocking=1)
+    shift
+    "${apt[@]}" update
+    needed=$("${apt[@]}" --simulate --no-install-recommends install "$@" | awk '$1 == "Inst" { print $2 }')
+    [[ -n $needed ]] && (cd "$archives" && xargs "${apt[@]}" download <<<"$needed")
+}
+
+# Each program gets a starter that shows it the libraries beside it, and nobody else.
+expose_unpacked() {
+    local program libraries
+    libraries=$tools/root/usr/lib:$tools/root/usr/lib/$(uname -m)-linux-gnu
+    mkdir -p "$tools/bin"
+    for program in "$tools"/root/{bin,usr/bin,usr/lib/postgresql/*/bin}/*; do
+        [[ -x $program ]] || continue
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries" "$program" >"$tools/bin/${program##*/}"
+        chmod +x "$tools/bin/${program##*/}"
+    done
+}
+
+# logged NAME COMMAND…: run it with its words in `.tools/NAME.log`.
+logged() {
+    local log=$tools/$1.log
+    shift
+    mkdir -p "$tools"
+    step "$@" >>"$log" 2>&1
+}
+
+require_rust() {
+    has cargo || fail "\`cargo\` is not installed" "install Rust 1.95 or later with rustup"
+    # Two of the crates are C inside, and rustc links with `cc`.
+    require_packages cc:build-essential
+}
+
+require_services() {
+    require_packages redis-server:redis-server bwrap:bubblewrap
+}
+
+require_test_services() {
+    require_packages initdb:postgresql ip:iproute2
+}
+
+# nextest, built here once where the machine has none. `cargo test` runs the same tests, with less to say.
+require_nextest() {
+    has cargo-nextest && return
+    say "Building cargo-nextest into .tools (minutes, once)"
+    logged nextest cargo install --locked --debug --root "$tools" --target-dir "$tools/nextest" cargo-nextest@0.9.143 ||
+        say "cargo-nextest could not be built (see .tools/nextest.log): \`cargo test\` takes its place"
+    rm -rf "$tools/nextest"
+}
+
+# require_claude: have the Claude CLI, and leave its path in `CLAUDE_BIN`.
+require_claude() {
+    if [[ -n ${CLAUDE_BIN:-} ]]; then
+        has "$CLAUDE_BIN" || fail "\`CLAUDE_BIN\` is \`$CLAUDE_BIN\`, which cannot be run"
+        return
+    fi
+    local version
+    version=$(sed -n 's|.*"@anthropic-ai/claude-code": "\(.*\)".*|\1|p' scripts/claude-cli/package.json)
+    CLAUDE_BIN=$tools/claude-$version/claude
+    [[ -x $CLAUDE_BIN ]] || install_claude "$version"
+    CLAUDE_BIN=$(readlink -f "$CLAUDE_BIN")
+    export CLAUDE_BIN
+}
+
+# The package is only a starter, written for node, of a native program in a second package: that one
+# is what we run. It is in place only once it has told its version.
+install_claude() {
+    local version=$1 partial=$tools/claude-$1.partial program
+    has npm || fail "\`npm\` is not installed, and the Claude CLI comes with it" "\`apt-get install npm\`, or set \`CLAUDE_BIN\`"
+    say "Installing the Claude CLI $version with npm into .tools"
+    rm -rf "$partial"
+    mkdir -p "$partial"
+    cp scripts/claude-cli/package*.json "$partial"
+    if ! logged npm npm ci --prefix "$partial" --ignore-scripts --include=optional --engine-strict=false --fetch-retries=1 --no-audit --no-fund; then
+        tail -n 5 "$tools/npm.log" >&2
+        fail "npm could not install the Claude CLI $version" "check the network, or set \`CLAUDE_BIN\` to a copy you have"
+    fi
+    # npm before 10.4 brings the builds for both C libraries: one of them starts.
+    for program in "$partial"/node_modules/@anthropic-ai/claude-code-linux-*/claude; do
+        [[ $(version_of "$program" "$partial/home") == "$version "* ]] || continue
+        ln -s "${program#"$partial/"}" "$partial/claude"
+        rm -rf "${partial:?}/home" "${partial%.partial}"
+        mv "$partial" "${partial%.partial}"
+        return
+    done
+    fail "the Claude CLI that npm installed does not start on this machine ($(uname -sm))" "set \`CLAUDE_BIN\` to one that does"
+}
+
+# version_of PROGRAM HOME: what it says of itself, seeing nothing of this environment.
+version_of() {
+    env -i PATH=/usr/bin:/bin HOME="$2" CLAUDE_CONFIG_DIR="$2" \
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_TELEMETRY=1 DISABLE_AUTOUPDATER=1 DISABLE_ERROR_REPORTING=1 \
+        "$1" --version 2>/dev/null || true
+}

@@ -1,0 +1,35 @@
+# The settings in `.env`, for the programs started from here.
+# shellcheck shell=bash
+
+# Read `.env` as data: a value with `$(…)` in it stays text. What the environment already holds wins.
+load_dotenv() {
+    [[ -f .env ]] || return 0
+    local line name value
+    while IFS= read -r line || [[ -n $line ]]; do
+        line=${line%$'\r'}
+        [[ $line =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]] || continue
+        name=${BASH_REMATCH[2]} value=$(unquote "${BASH_REMATCH[3]}")
+        [[ -n ${!name+set} ]] || export "$name=$value"
+    done <.env
+}
+
+# A value without its quotes, or without the remark and the blanks after it.
+unquote() {
+    local value=$1
+    if [[ $value =~ ^\"([^\"]*)\" || $value =~ ^\'([^\']*)\' ]]; then
+        value=${BASH_REMATCH[1]}
+    else
+        value=${value%%[[:space:]]#*}
+        value=${value%"${value##*[![:space:]]}"}
+    fi
+    printf '%s' "$value"
+}
+
+# built NAME [PROFILE]: the path of a program of ours.
+built() {
+    printf '%s/%s/%s' "${CARGO_TARGET_DIR:-$PWD/target}" "${2:-debug}" "$1"
+}
+
+has_credential() {
+    [[ -n ${ANTHROPIC_API_KEY:-}${ANTHROPIC_AUTH_TOKEN:-}${CLAUDE_CODE_OAUTH_TOKEN:-} ]]
+}
