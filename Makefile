@@ -1,0 +1,45 @@
+# Every chore of the project. `make` alone lists them.
+
+SHELL := bash
+# Programs that were installed for this folder alone.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+target := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev start migrate build test check fmt openapi
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: ## Run the whole service here, with all it needs
+	@exec setpriv --pdeathsig TERM scripts/run
+
+dev: ## Run api and worker as set in .env, logging everything
+	@LOG_LEVEL=$${LOG_LEVEL:-debug} exec setpriv --pdeathsig TERM scripts/start debug
+
+start: ## Run api and worker as set in .env, built for release
+	@exec setpriv --pdeathsig TERM scripts/start release
+
+migrate: build ## Bring the database set in .env up to date
+	@. scripts/settings.sh && load_dotenv && exec "$$(built migration)" up
+
+build: ## Build everything for development
+	cargo build --workspace
+
+test: ## Test everything, with servers of its own
+	@exec setpriv --pdeathsig TERM scripts/test
+
+check: ## What must hold before a push: format, lints, docs, contract
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	cargo build --workspace --quiet
+	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
+	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,install} scripts/*.sh .ci/run
+
+fmt: ## Format the code
+	cargo fmt
+
+openapi: ## Write openapi.yaml from the code
+	cargo build --workspace --quiet
+	$(target)/debug/api openapi >openapi.yaml.new && mv openapi.yaml.new openapi.yaml
