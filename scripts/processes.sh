@@ -48,7 +48,7 @@ stop() {
 }
 
 # await SECONDS WHAT COMMAND…: poll COMMAND until it succeeds, or fail when the time is up or a process
-# has ended. It runs in this shell, without a network client that a bare machine may lack.
+# has ended.
 await() {
     local deadline=$((SECONDS + $1)) what=$2 name
     shift 2
@@ -83,25 +83,27 @@ report_end() {
     fail "$name ended (status $status)"
 }
 
+# is_taken HOST PORT: somebody listens there.
 is_taken() {
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+    (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null
 }
 
 # A port of the loopback that is free at this moment.
 free_port() {
     local port
     while port=$((RANDOM % 20000 + 20000)); do
-        is_taken "$port" || break
+        is_taken 127.0.0.1 "$port" || break
     done
     printf '%s' "$port"
 }
 
-# answers PORT PATH: an HTTP GET of PATH is answered with 200.
+# answers HOST PORT PATH: an HTTP GET of PATH is answered with 200. Spoken by this shell, as a bare
+# machine may have no client.
 answers() {
     local status=''
     {
-        exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
-        printf 'GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nConnection: close\r\n\r\n' "$2" "$1" >&3
+        exec 3<>"/dev/tcp/$1/$2" || return 1
+        printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$3" >&3
         read -r -t 5 _ status _ <&3
         exec 3>&-
     } 2>/dev/null

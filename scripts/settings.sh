@@ -30,6 +30,14 @@ built() {
     printf '%s/%s/%s' "${CARGO_TARGET_DIR:-$PWD/target}" "${2:-debug}" "$1"
 }
 
+# Where a client on this machine finds an API that listens at `HOST`.
+reachable_host() {
+    case ${HOST:-} in
+    '' | 127.0.0.1 | 0.0.0.0 | ::1 | ::) printf localhost ;;
+    *) printf '%s' "$HOST" ;;
+    esac
+}
+
 has_credential() {
     [[ -n ${ANTHROPIC_API_KEY:-}${ANTHROPIC_AUTH_TOKEN:-}${CLAUDE_CODE_OAUTH_TOKEN:-} ]]
 }
