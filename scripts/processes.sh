@@ -29,19 +29,26 @@ step() {
     return "$status"
 }
 
-# stop NAME GRACE [SIGNAL]: ask it to end; after GRACE seconds end it and all of its group.
+# stop NAME GRACE [SIGNAL]: ask it to end, and ask again when `hurried` is set by a trap; after GRACE
+# seconds, or 5 when hurried, end it and all of its group.
 stop() {
     local name=$1 deadline=$((SECONDS + $2)) signal=${3:-TERM}
     local id=${process_ids[$name]:-}
     [[ -n $id ]] || return 0
     # A step has helpers of its own (compilers), and nobody else who would stop them.
-    [[ $name == step ]] && kill -"$signal" -- "-$id" 2>/dev/null || kill -"$signal" "$id" 2>/dev/null || true
+    local whom=$id
+    [[ $name != step ]] || whom=-$id
+    kill -"$signal" -- "$whom" 2>/dev/null || true
     while is_running "$name"; do
-        if ((SECONDS >= deadline)) || [[ -n ${hurried:-} ]]; then
+        if [[ -n ${hurried:-} ]]; then
+            hurried='' deadline=$((SECONDS + 5))
+            kill -"$signal" -- "$whom" 2>/dev/null || true
+        elif ((SECONDS >= deadline)); then
             say "Ending $name by force"
             kill -KILL -- "-$id" 2>/dev/null || true
         fi
-        sleep 0.1
+        # A second Ctrl-C reaches the sleep as well.
+        sleep 0.1 || true
     done
     wait "$id" 2>/dev/null || true
     unset 'process_ids[$name]'
