@@ -53,6 +53,10 @@ pub async fn up(database_url: &str) -> Result<(), DbErr> {
 
 async fn up_locked(database_url: &str, database: &DatabaseConnection) -> Result<(), DbErr> {
     let _lock = lock::acquire(database_url, database.get_database_backend()).await?;
+    if database.get_database_backend() == DbBackend::Sqlite {
+        // Kept in the file: every later connection reads while another writes.
+        database.execute_unprepared("PRAGMA journal_mode = WAL").await?;
+    }
     let known: Vec<String> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
     let applied = Migrator::get_migration_models(database).await?;
     if let Some(newer) = applied.iter().find(|step| !known.contains(&step.version)) {
@@ -86,12 +90,7 @@ pub async fn status(database_url: &str) -> Result<String, DbErr> {
 async fn connect(database_url: &str) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(created_if_missing(database_url));
     options.max_connections(1).sqlx_logging(false);
-    let database = Database::connect(options).await?;
-    if database.get_database_backend() == DbBackend::Sqlite {
-        // Kept in the file: every later connection reads while another writes.
-        database.execute_unprepared("PRAGMA journal_mode = WAL").await?;
-    }
-    Ok(database)
+    Database::connect(options).await
 }
 
 /// A SQLite address that makes the file when there is none; any other address as it is.

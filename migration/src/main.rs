@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a report is what `status` is for")]
 
-use std::num::NonZero;
+use std::{io::IsTerminal as _, num::NonZero};
 
 use clap::{Parser, Subcommand};
 
@@ -31,7 +31,8 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
     let Arguments { database_url, command } = Arguments::parse();
     match command {
         Command::Up => migration::up(&database_url).await?,

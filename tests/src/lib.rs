@@ -2,9 +2,12 @@
 //! that speak for it, and recordings of the real CLI that hold both to the truth.
 
 pub mod cli_process;
+pub mod client;
 pub mod directory;
 pub mod fake_claude;
 pub mod mock_anthropic;
 pub mod model;
 pub mod product_reads;
 pub mod recording;
+pub mod servers;
+pub mod system;

@@ -1,0 +1,120 @@
+//! The stores a system runs on, each test's own: a Redis behind a socket, and a database of either kind.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection};
+
+/// A `redis-server` with an append-only file, ended when dropped.
+pub struct RedisServer {
+    child: Child,
+    url: String,
+}
+
+impl RedisServer {
+    /// Start one that keeps its data in `directory`, and wait until it answers.
+    pub fn start(directory: &Path) -> anyhow::Result<Self> {
+        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let socket = directory.join("redis.sock");
+        let mut child = Command::new(&program)
+            .args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--unixsocket"])
+            .arg(&socket)
+            .arg("--dir")
+            .arg(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("could not start `{program}`"))?;
+        let output = child.stdout.take().context("its output is piped")?;
+        let mut lines = BufReader::new(output).lines();
+        if !lines.by_ref().map_while(Result::ok).any(|line| line.contains("now ready to accept connections")) {
+            bail!("redis-server ended at its start: {}", child.wait()?);
+        }
+        // It blocks once the pipe is full.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self { child, url: format!("redis+unix://{}", socket.display()) })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// End it at once, as a crash does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A kind of database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    Sqlite,
+    /// A database in the server of `TEST_POSTGRES_URL`.
+    Postgres,
+}
+
+/// An empty database of one test. PostgreSQL's go with their server.
+pub struct TestDatabase {
+    url: String,
+}
+
+impl TestDatabase {
+    /// Create one; a file is made in `directory` by whoever migrates first.
+    pub async fn create(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
+        if kind == Kind::Sqlite {
+            return Ok(Self { url: format!("sqlite://{}", directory.join("test.sqlite").display()) });
+        }
+        let server = std::env::var("TEST_POSTGRES_URL").context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")?;
+        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let admin = connect(&server).await?;
+        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
+        admin.close().await?;
+        let (base, _) = server.rsplit_once('/').context("a server's address names a database")?;
+        Ok(Self { url: format!("{base}/{name}") })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A connection of the test's own.
+    pub async fn connect(&self) -> anyhow::Result<DatabaseConnection> {
+        connect(&self.url).await
+    }
+}
+
+async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(1).sqlx_logging(false);
+    Ok(Database::connect(options).await?)
+}
+
+/// Make each test run on both kinds of database.
+#[macro_export]
+macro_rules! on_both_databases {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test($crate::servers::Kind::Sqlite).await.unwrap(); })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test($crate::servers::Kind::Postgres).await.unwrap(); })*
+        }
+    };
+}

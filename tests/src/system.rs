@@ -1,0 +1,232 @@
+//! A whole system for one test: the real binaries over a Redis and a database of its own, with the
+//! scripted API behind it. Everything ends with it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::{
+    client::Client,
+    directory::Directory,
+    mock_anthropic::MockAnthropic,
+    servers::{Kind, RedisServer, TestDatabase},
+};
+
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The key of every test's system.
+pub const KEY: &str = "cak_test0001_0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// Which CLI the workers run.
+#[derive(Clone, Debug)]
+pub enum Cli {
+    /// The real one, from `CLAUDE_BIN_REAL`.
+    Real,
+    /// The scripted one.
+    Fake,
+    /// Whatever is there.
+    At(PathBuf),
+}
+
+/// A running system.
+pub struct System {
+    /// The model's API.
+    pub mock: MockAnthropic,
+    /// The queue.
+    pub redis: RedisServer,
+    /// The record.
+    pub database: TestDatabase,
+    cli: PathBuf,
+    settings: BTreeMap<String, String>,
+    directory: Directory,
+}
+
+impl System {
+    /// Start the stores and the scripted API; the test adds [`Self::api`]s and [`Self::worker`]s.
+    pub async fn start(kind: Kind, cli: Cli) -> anyhow::Result<Self> {
+        let directory = Directory::create()?;
+        let cli = match cli {
+            Cli::Real => {
+                std::env::var_os("CLAUDE_BIN_REAL").context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?.into()
+            }
+            Cli::Fake => built("fake-claude")?,
+            Cli::At(path) => path,
+        };
+        Ok(Self {
+            mock: MockAnthropic::start().await?,
+            redis: RedisServer::start(directory.path())?,
+            database: TestDatabase::create(kind, directory.path()).await?,
+            cli,
+            // Faster clocks than in production, in the same proportions.
+            settings: BTreeMap::from(
+                [("WORKER_BEAT", "300ms"), ("WORKER_TTL", "3s")].map(|(name, value)| (name.to_owned(), value.to_owned())),
+            ),
+            directory,
+        })
+    }
+
+    /// Give every process started from here on a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A directory of this test.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Start an API server and wait until it serves.
+    pub async fn api(&self) -> anyhow::Result<Api> {
+        let mut process = self.launch("api", &[("PORT", "0"), ("BOOTSTRAP_API_KEY", KEY)])?;
+        let line = process.said("Serving on http://").await?;
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
+        Ok(Api { client: Client::new(&format!("http://{address}"), KEY), process })
+    }
+
+    /// Start a worker and wait until it takes jobs.
+    pub async fn worker(&self) -> anyhow::Result<Running> {
+        let mut worker = self.worker_without_waiting()?;
+        worker.said("Joined as").await?;
+        Ok(worker)
+    }
+
+    /// Start a worker.
+    pub fn worker_without_waiting(&self) -> anyhow::Result<Running> {
+        let cli = self.cli.to_string_lossy().into_owned();
+        let jobs = self.directory.path().join("jobs").to_string_lossy().into_owned();
+        let url = self.mock.url().to_owned();
+        let settings =
+            [("CLAUDE_BIN", cli.as_str()), ("JOBS_DIR", &jobs), ("ANTHROPIC_BASE_URL", &url), ("ANTHROPIC_API_KEY", "sk-made-up")];
+        self.launch("worker", &settings)
+    }
+
+    fn launch(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Running> {
+        let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url()), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
+        let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Running::launch(name, stores.into_iter().chain(settings.iter().copied()).chain(common))
+    }
+}
+
+/// A binary of this workspace, beside the running test.
+pub fn built(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let target = test.ancestors().nth(2).context("tests run in the target directory")?;
+    let path = target.join(name);
+    if !path.is_file() {
+        bail!("`{}` is not built (hint: `cargo build --workspace`)", path.display());
+    }
+    Ok(path)
+}
+
+/// An API server.
+pub struct Api {
+    /// A client of it.
+    pub client: Client,
+    /// Its process.
+    pub process: Running,
+}
+
+/// A process of the product. Dropping it kills it.
+pub struct Running {
+    name: String,
+    child: Child,
+    log: watch::Receiver<Vec<String>>,
+}
+
+impl Running {
+    fn launch<'a>(name: &str, settings: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::Result<Self> {
+        let mut child = Command::new(built(name)?)
+            .env_clear()
+            .envs(settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stderr = child.stderr.take().context("its log is piped")?;
+        let (sender, log) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                sender.send_modify(|log| log.push(line));
+            }
+        });
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Wait until it logs a line with `words` in it.
+    pub async fn said(&mut self, words: &str) -> anyhow::Result<String> {
+        let found = self.log.wait_for(|log| log.iter().any(|line| line.contains(words)));
+        let heard = match timeout(PATIENCE, found).await {
+            Ok(Ok(log)) => log.iter().find(|line| line.contains(words)).cloned(),
+            _ => None,
+        };
+        let name = &self.name;
+        heard.with_context(|| format!("`{name}` never said `{words}`; its log:\n{}", self.log.borrow().join("\n")))
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.borrow().join("\n")
+    }
+
+    /// Send it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.id().context("it still runs")?;
+        let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGKILL it and wait for its end.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Wait for its end, and say whether it was a success.
+    pub async fn ended(&mut self) -> anyhow::Result<bool> {
+        let status = timeout(PATIENCE, self.child.wait()).await.with_context(|| format!("`{}` did not end", self.name))?;
+        Ok(status?.success())
+    }
+}
+
+/// Wait until a process whose command line holds `mark` exists, or until none does. The kernel announces
+/// neither, so this looks again and again.
+pub async fn await_process(mark: &str, is_there: bool) -> anyhow::Result<()> {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let seen = async {
+        while processes_with(mark)?.is_empty() == is_there {
+            looks.tick().await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, seen).await.with_context(|| format!("`{mark}` was there: {}", !is_there))?
+}
+
+/// The processes of this machine whose command line holds `mark`.
+pub fn processes_with(mark: &str) -> anyhow::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(id) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
+        // One that is gone by now is none.
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(mark) && id.cast_unsigned() != std::process::id() {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}

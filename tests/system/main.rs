@@ -1,0 +1,8 @@
+//! The whole product: real binaries, a real Redis, both databases, the real CLI or the scripted one.
+
+mod answer;
+mod cancel;
+mod cli_faults;
+mod crash;
+mod outage;
+mod schema;
