@@ -27,11 +27,15 @@ async fn each_fault_has_a_word_and_the_worker_lives_on() -> anyhow::Result<()> {
         let job = api.client.ended(&api.client.say(message).await?).await?;
         assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!(code)), "{message}: {job}");
     }
-    for message in ["cli:exit:3", "cli:crash", "cli:garbage", "cli:noresult"] {
+    for message in ["cli:exit:3", "cli:crash", "cli:noresult"] {
         let mut stream = api.client.chat(message).await?;
         let mut events = Vec::new();
         stream.until("retrying", &mut events).await?;
         assert_eq!(events.last().expect("events").data["reason"], "retry", "{message}");
+    }
+    for message in ["cli:garbage", "cli:unknown"] {
+        let job = api.client.ended(&api.client.say(message).await?).await?;
+        assert_eq!(job["status"], "completed", "what is not understood is passed over: {job}");
     }
     let job = api.client.ended(&api.client.say("say:still here").await?).await?;
     assert_eq!(job["result"]["text"], "still here", "{}", worker.log());
