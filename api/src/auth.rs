@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use poem::{
     Endpoint, Request, RequestBody, Response, Result,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
@@ -58,26 +58,34 @@ pub struct Principal {
 /// Verify the credential of a request, if it has one: a wrong one is refused here, before anything else
 /// of the request is looked at. Operations that need one say so by taking [`Authenticated`].
 pub async fn authenticate<E: Endpoint<Output = Response>>(next: Arc<E>, mut request: Request) -> Result<Response> {
-    let guarded = request.uri().path().starts_with("/api/");
-    if guarded && let Some(key) = credential(request.headers())? {
+    if request.uri().path().starts_with("/api/") {
         let app: &App = request.data().ok_or_else(|| ApiError::internal("the endpoint has no `App`"))?;
-        if !app.config.bootstrap_key.matches(key) {
+        let keys = credentials(request.headers())?;
+        // Every key that is shown must be right: a client that shows two means both.
+        if !keys.iter().all(|key| app.config.bootstrap_key.matches(key)) {
             return Err(ApiError::new(Code::InvalidCredentials, "these credentials are not valid").into());
         }
-        request.set_data(Principal { user_id: BOOTSTRAP_USER, api_key_id: None });
+        if !keys.is_empty() {
+            request.set_data(Principal { user_id: BOOTSTRAP_USER, api_key_id: None });
+        }
     }
     next.call(request).await
 }
 
-/// The key of a request: `X-API-Key`, or `Authorization` with the scheme `Bearer`.
-fn credential(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Ok(Some(key.as_bytes()));
+/// The keys of a request: those of `X-API-Key`, and of `Authorization` with the scheme `Bearer`. `Basic`
+/// beside an `X-API-Key` is for somebody else: a proxy on the way that asks for a password.
+fn credentials(headers: &HeaderMap) -> Result<Vec<&[u8]>, ApiError> {
+    let mut keys: Vec<&[u8]> = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes).collect();
+    let shown = !keys.is_empty();
+    for value in headers.get_all(header::AUTHORIZATION) {
+        let begins_with = |scheme: &[u8]| value.as_bytes().get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        match value.as_bytes() {
+            bytes if begins_with(b"bearer ") => keys.push(bytes[7..].trim_ascii()),
+            _ if shown && begins_with(b"basic ") => {}
+            _ => return Err(ApiError::new(Code::InvalidCredentials, "`Authorization` must be `Bearer <key>`")),
+        }
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let bearer = value.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    let (_, key) = bearer.ok_or_else(|| ApiError::new(Code::InvalidCredentials, "`Authorization` must be `Bearer <key>`"))?;
-    Ok(Some(key.trim_ascii()))
+    Ok(keys)
 }
 
 /// The caller of an operation that must not be anonymous.
@@ -119,28 +127,34 @@ impl<'a> ApiExtractor<'a> for Authenticated {
 
 #[cfg(test)]
 mod tests {
-    use poem::http::HeaderValue;
+    use poem::http::HeaderName;
 
     use super::*;
 
-    fn found(name: &'static str, value: &'static str) -> Result<Option<Vec<u8>>, Code> {
-        let headers = HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))]);
-        credential(&headers).map(|key| key.map(<[u8]>::to_vec)).map_err(|error| error.code())
+    fn found(headers: &[(&'static str, &'static str)]) -> Result<Vec<Vec<u8>>, Code> {
+        let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let headers = HeaderMap::from_iter(headers);
+        let keys = credentials(&headers).map_err(|error| error.code())?;
+        Ok(keys.into_iter().map(<[u8]>::to_vec).collect())
     }
 
     #[test]
-    fn a_key_is_found_in_either_header() {
-        assert_eq!(found("x-api-key", "k1"), Ok(Some(b"k1".to_vec())));
-        assert_eq!(found("authorization", "Bearer k1"), Ok(Some(b"k1".to_vec())));
-        assert_eq!(found("authorization", "bearer  k1"), Ok(Some(b"k1".to_vec())));
-        assert_eq!(found("accept", "*/*"), Ok(None));
+    fn a_key_is_found_in_either_header_and_in_both() {
+        assert_eq!(found(&[("x-api-key", "k1")]), Ok(vec![b"k1".to_vec()]));
+        assert_eq!(found(&[("authorization", "Bearer k1")]), Ok(vec![b"k1".to_vec()]));
+        assert_eq!(found(&[("authorization", "bearer  k1")]), Ok(vec![b"k1".to_vec()]));
+        assert_eq!(found(&[("x-api-key", "k1"), ("authorization", "Bearer k2")]), Ok(vec![b"k1".to_vec(), b"k2".to_vec()]));
+        assert_eq!(found(&[("accept", "*/*")]), Ok(vec![]));
     }
 
     #[test]
-    fn another_scheme_is_refused() {
+    fn another_scheme_is_refused_unless_it_is_for_somebody_else() {
         for wrong in ["Basic dXNlcjpwYXNz", "k1", "Bearer"] {
-            assert_eq!(found("authorization", wrong), Err(Code::InvalidCredentials), "{wrong}");
+            assert_eq!(found(&[("authorization", wrong)]), Err(Code::InvalidCredentials), "{wrong}");
         }
+        let proxied = |authorization| found(&[("x-api-key", "k1"), ("authorization", authorization)]);
+        assert_eq!(proxied("Basic dXNlcjpwYXNz"), Ok(vec![b"k1".to_vec()]));
+        assert_eq!(proxied("k1"), Err(Code::InvalidCredentials));
     }
 
     #[test]

@@ -101,8 +101,9 @@ ids!(JobId SessionId WorkerId);
 
 impl Schema for EventId {
     fn schema() -> MetaSchema {
-        let pattern = "^(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$".to_owned();
-        MetaSchema { pattern: Some(pattern), ..MetaSchema::new("string") }
+        // Both numbers fit into 32 bits; the largest stands for the end of a log that is no longer kept.
+        let pattern = "^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8}|4294967295)$".to_owned();
+        MetaSchema { pattern: Some(pattern), example: Some(json!("1-0")), ..MetaSchema::new("string") }
     }
 }
 

@@ -142,6 +142,23 @@ fn words_of(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_panic_is_a_problem_without_its_words() {
+        let panics = poem::endpoint::make(|_: Request| async {
+            if true {
+                panic!("hunter2")
+            }
+        });
+        let envelope = Envelope::new(Vec::new(), AllowedMethods::of_contract());
+
+        let response = envelope.wrap(Arc::new(panics), Request::default()).await.expect("an answer");
+
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.content_type(), Some(ProblemJson::CONTENT_TYPE));
+        let body = response.into_body().into_string().await.expect("UTF-8");
+        assert!(body.contains("internal_error") && !body.contains("hunter2"), "{body}");
+    }
+
     #[test]
     fn a_sane_request_id_is_kept_and_another_is_replaced() {
         let with = |id: &'static str| request_id(&HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static(id))]));

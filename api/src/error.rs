@@ -250,7 +250,10 @@ impl From<poem::Error> for ApiError {
             Err(error) => error,
         };
         if let Some(ParseParamError { name, reason }) = error.downcast_ref() {
-            return Self::invalid(vec![FieldError::new(format!("?{name}"), plain_reason(reason))]);
+            // Parameters of the query are written small in our contract, headers are not.
+            let is_header = name.starts_with(|first: char| first.is_ascii_uppercase());
+            let pointer = if is_header { (*name).to_owned() } else { format!("?{name}") };
+            return Self::invalid(vec![FieldError::new(pointer, plain_reason(reason))]);
         }
         if error.is::<NotFoundError>() || error.is::<ParsePathError>() || error.is::<poem::error::ParsePathError>() {
             return Self::not_found();

@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -164,13 +164,13 @@ where
 
 /// A socket that gives up on a peer which takes nothing of what is written to it. The clock is here and not
 /// in the body: a body is only asked for more while the peer takes it.
-struct Impatient {
-    socket: TcpStream,
+struct Impatient<S> {
+    socket: S,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Impatient {
-    fn new(socket: TcpStream) -> Self {
+impl<S> Impatient<S> {
+    fn new(socket: S) -> Self {
         Self { socket, stalled: None }
     }
 
@@ -179,19 +179,19 @@ impl Impatient {
             self.stalled = None;
             return outcome;
         }
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_TIMEOUT)));
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(clock.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Impatient {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Impatient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.socket).poll_write(context, bytes);
         self.judge(context, outcome)
@@ -212,5 +212,42 @@ impl AsyncWrite for Impatient {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (ours, _theirs) = duplex(10);
+        let begun = Instant::now();
+
+        let error = Impatient::new(ours).write_all(&[0; 11]).await.expect_err("given up");
+
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_merely_slow_is_served() {
+        let (ours, mut theirs) = duplex(1);
+        let mut ours = Impatient::new(ours);
+
+        let write = async { ours.write_all(&[0; 4]).await };
+        let read = async {
+            for _ in 0..4 {
+                sleep(WRITE_TIMEOUT / 2).await;
+                theirs.read_u8().await.expect("a byte");
+            }
+        };
+
+        let (written, ()) = tokio::join!(write, read);
+        assert!(written.is_ok());
     }
 }

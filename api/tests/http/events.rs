@@ -202,6 +202,18 @@ async fn an_ended_job_needs_no_redis() {
 }
 
 #[tokio::test]
+async fn a_feed_ends_after_its_last_watcher_left() {
+    let stage = Stage::new().await;
+    let id = stage.submit("hi").await;
+    let mut events = stage.follow(&id, None).await;
+    events.until("job.queued").await;
+
+    drop(events);
+
+    tokio::time::timeout(crate::stage::PATIENCE, stage.app.feeds.join_all()).await.expect("no feed is left");
+}
+
+#[tokio::test]
 async fn a_server_about_to_stop_ends_its_streams_and_its_feeds() {
     let stage = Stage::new().await;
     let id = stage.submit("hi").await;

@@ -62,6 +62,9 @@ async fn a_refused_value_is_pointed_at() {
 
     let body = stage.get("/api/jobs?limit=101").await.json();
     assert_eq!(body["errors"], json!([{"pointer": "?limit", "detail": "expected a whole number from 1 to 100"}]));
+
+    let body = stage.ask(with(get(&format!("/api/jobs/{JOB}/events")), "last-event-id", "x")).await.json();
+    assert_eq!(body["errors"][0]["pointer"], "Last-Event-ID");
 }
 
 #[tokio::test]
@@ -76,6 +79,8 @@ async fn wrong_credentials_are_refused_before_the_body_is_read() {
         let answer = Answer::of(stage.send(request.body("{")).await).await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNAUTHORIZED, "invalid_credentials"), "{value}");
     }
+    let both = with(with(get("/api/jobs"), "x-api-key", KEY), "authorization", "Bearer wrong");
+    assert_eq!(stage.send(both).await.status(), StatusCode::UNAUTHORIZED);
     let request = Request::builder().uri_str("/api/jobs").header("authorization", format!("Bearer {KEY}"));
     assert_eq!(stage.send(request.finish()).await.status(), StatusCode::OK);
 }
