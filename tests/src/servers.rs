@@ -78,7 +78,7 @@ impl TestDatabase {
         if kind == Kind::Sqlite {
             return Ok(Self { url: format!("sqlite://{}", directory.join("test.sqlite").display()) });
         }
-        let server = std::env::var("TEST_POSTGRES_URL").context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")?;
+        let server = postgres_server()?;
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         let admin = connect(&server).await?;
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
@@ -92,10 +92,34 @@ impl TestDatabase {
         &self.url
     }
 
+    /// Break every connection of a PostgreSQL database and refuse new ones.
+    pub async fn shut(&self) -> anyhow::Result<()> {
+        let (name, admin) = self.admin().await?;
+        admin.execute_unprepared(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
+        admin.execute_unprepared(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await?;
+        Ok(())
+    }
+
+    /// Take connections again.
+    pub async fn open(&self) -> anyhow::Result<()> {
+        let (name, admin) = self.admin().await?;
+        admin.execute_unprepared(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await?;
+        Ok(())
+    }
+
+    async fn admin(&self) -> anyhow::Result<(&str, DatabaseConnection)> {
+        let (_, name) = self.url.rsplit_once('/').context("an address names a database")?;
+        Ok((name, connect(&postgres_server()?).await?))
+    }
+
     /// A connection of the test's own.
     pub async fn connect(&self) -> anyhow::Result<DatabaseConnection> {
         connect(&self.url).await
     }
+}
+
+fn postgres_server() -> anyhow::Result<String> {
+    std::env::var("TEST_POSTGRES_URL").context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")
 }
 
 async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {
