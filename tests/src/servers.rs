@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection};
+use shared::config::Env;
 
 /// A `redis-server` with an append-only file, ended when dropped.
 pub struct RedisServer {
@@ -18,7 +19,7 @@ pub struct RedisServer {
 impl RedisServer {
     /// Start one that keeps its data in `directory`, and wait until it answers.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let program = Env::of_process().text("REDIS_SERVER").unwrap_or("redis-server").to_owned();
         let socket = directory.join("redis.sock");
         let mut child = Command::new(&program)
             .args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--unixsocket"])
@@ -119,7 +120,7 @@ impl TestDatabase {
 }
 
 fn postgres_server() -> anyhow::Result<String> {
-    std::env::var("TEST_POSTGRES_URL").context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")
+    Env::of_process().text("TEST_POSTGRES_URL").map(str::to_owned).context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")
 }
 
 async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use shared::config::Env;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -60,7 +61,7 @@ impl System {
         let directory = Directory::create()?;
         let cli = match cli {
             Cli::Real => {
-                std::env::var_os("CLAUDE_BIN_REAL").context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?.into()
+                Env::of_process().text("CLAUDE_BIN_REAL").context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?.into()
             }
             Cli::Fake => built("fake-claude")?,
             Cli::At(path) => path,

@@ -59,6 +59,33 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every word.
+    pub const ALL: [Self; 23] = [
+        Self::UpstreamRateLimited,
+        Self::UpstreamOverloaded,
+        Self::UpstreamUnavailable,
+        Self::UpstreamAuth,
+        Self::ModelNotFound,
+        Self::InvalidRequest,
+        Self::RequestTooLarge,
+        Self::Refused,
+        Self::MaxTurns,
+        Self::BudgetExceeded,
+        Self::MaxOutputTokens,
+        Self::StructuredOutputFailed,
+        Self::OutputTooLarge,
+        Self::TimedOut,
+        Self::IdleTimeout,
+        Self::ToolsUnavailable,
+        Self::Interrupted,
+        Self::InternalError,
+        Self::CliUnavailable,
+        Self::CliLineTooLong,
+        Self::CliRejectedOptions,
+        Self::CliCrashed,
+        Self::CliNoOutput,
+    ];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -286,6 +313,15 @@ mod tests {
     fn failure(recording: &str) -> Failure {
         let turn = recorded_turns(recording).pop().expect("a result");
         Failure::of_turn(&turn).unwrap_or_else(|| panic!("{recording} failed"))
+    }
+
+    #[test]
+    fn each_word_is_documented() {
+        let documentation = include_str!("../../../docs/architecture.md");
+
+        for code in Code::ALL {
+            assert!(documentation.contains(&format!("`{}`", code.as_str())), "{code:?}");
+        }
     }
 
     #[test]
