@@ -133,7 +133,7 @@ mod tests {
 
     fn found(headers: &[(&'static str, &'static str)]) -> Result<Vec<Vec<u8>>, Code> {
         let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let headers = HeaderMap::from_iter(headers);
+        let headers: HeaderMap = headers.collect();
         let keys = credentials(&headers).map_err(|error| error.code())?;
         Ok(keys.into_iter().map(<[u8]>::to_vec).collect())
     }

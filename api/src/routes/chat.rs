@@ -17,7 +17,6 @@ use serde::{
 };
 use serde_json::json;
 use shared::{
-    event::EventId,
     job::{self, ChatSpec, Effort, Message, Priority, RetryAfterOutput, Thinking},
     jobs::NewJob,
 };
@@ -26,7 +25,7 @@ use crate::{
     app::App,
     auth::Authenticated,
     body::{Check, Checked},
-    contract::{Schema, Wire},
+    contract::Schema,
     error::{ApiError, FieldError},
     openapi::Tag,
     routes::{events, jobs::Job},
@@ -109,7 +108,7 @@ impl ChatApi {
         prefer: Header<Option<String>>,
         /// When a streaming request is sent again: the last event that was received.
         #[oai(name = "Last-Event-ID")]
-        after: Header<Option<Wire<EventId>>>,
+        after: Header<Option<String>>,
     ) -> Result<CreateChatResponse, ApiError> {
         let headers = request.headers();
         let body = body.0;
@@ -127,7 +126,7 @@ impl ChatApi {
 
         if streams {
             // Only a repeated request can have seen anything of the job.
-            let after = after.0.filter(|_| submitted.replayed).map(|Wire(id)| id);
+            let after = events::position(after.0.filter(|_| submitted.replayed))?;
             let Some(watch) = Watch::open(&app.feeds, &job, after).await? else { return Ok(CreateChatResponse::NothingLeft) };
             let events = EventStream::new(watch, app.draining.clone());
             return Ok(CreateChatResponse::Answered(Answer::Events(events), location, None));

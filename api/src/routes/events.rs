@@ -15,13 +15,18 @@ use poem_openapi::{
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
-use shared::{event::EventId, id::JobId, job::Job, time::Timestamp};
+use shared::{
+    event::{EventId, InvalidEventId},
+    id::JobId,
+    job::Job,
+    time::Timestamp,
+};
 
 use crate::{
     app::App,
     auth::Authenticated,
     contract::{Schema as _, Wire},
-    error::{ApiError, Code},
+    error::{ApiError, Code, FieldError},
     openapi::Tag,
     routes::jobs,
     sse::EventStream,
@@ -83,10 +88,10 @@ impl EventsApi {
         after: Query<Option<Wire<EventId>>>,
         /// The same, as browsers say it when they connect again. It wins over `after`.
         #[oai(name = "Last-Event-ID")]
-        last_event_id: Header<Option<Wire<EventId>>>,
+        last_event_id: Header<Option<String>>,
     ) -> Result<GetEventsResponse, ApiError> {
+        let after = position(last_event_id.0)?.or(after.0.map(|Wire(id)| id));
         let job = jobs::find(&app, auth, id.0.0).await?;
-        let after = last_event_id.0.or(after.0).map(|Wire(id)| id);
         if asks_for_json(request.headers()) {
             return Ok(GetEventsResponse::Found(Answer::List(Json(list(&app, &job, after).await?))));
         }
@@ -95,6 +100,13 @@ impl EventsApi {
             None => GetEventsResponse::NothingLeft,
         })
     }
+}
+
+/// The position in a `Last-Event-ID`. An empty one is what some clients send before their first event.
+pub fn position(last_event_id: Option<String>) -> Result<Option<EventId>, ApiError> {
+    let given = last_event_id.filter(|id| !id.is_empty());
+    let invalid = |error: InvalidEventId| ApiError::invalid(vec![FieldError::new("Last-Event-ID", error.to_string())]);
+    given.map(|id| id.parse().map_err(invalid)).transpose()
 }
 
 async fn list(app: &App, job: &Job, after: Option<EventId>) -> Result<EventList, ApiError> {
