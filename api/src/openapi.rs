@@ -36,8 +36,10 @@ pub fn service() -> OpenApiService<impl OpenApi, ()> {
 /// The contract as it stands in `openapi.yaml`.
 pub fn yaml() -> String {
     // poem-openapi cannot say of an object that it takes no other fields, and our bodies take none.
-    let closed = "    CreateChat:\n      type: object\n";
-    service().spec_yaml().replacen(closed, &format!("{closed}      additionalProperties: false\n"), 1)
+    ["CreateChat", "TextBlock"].iter().fold(service().spec_yaml(), |yaml, body| {
+        let open = format!("    {body}:\n      type: object\n");
+        yaml.replacen(&open, &format!("{open}      additionalProperties: false\n"), 1)
+    })
 }
 
 /// The operations, the contract, and its page.
@@ -150,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_contract_says_that_a_body_takes_no_other_fields() {
-        assert_eq!(yaml().matches("additionalProperties: false").count(), 1);
+        assert_eq!(yaml().matches("additionalProperties: false").count(), 2);
     }
 
     #[test]

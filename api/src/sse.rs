@@ -102,8 +102,19 @@ impl Payload for EventStream {
     const CONTENT_TYPE: &'static str = "text/event-stream";
 
     fn schema_ref() -> MetaSchemaRef {
-        let items = Some(Box::new(Event::schema_ref()));
-        MetaSchemaRef::Inline(Box::new(MetaSchema { items, ..MetaSchema::new_with_format("array", "event-stream") }))
+        // OpenAPI 3.0 has no word for a stream. Tools that read one hold each message of it against this.
+        let text =
+            |description| MetaSchemaRef::Inline(Box::new(MetaSchema { description: Some(description), ..MetaSchema::new("string") }));
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some("One message of the stream."),
+            required: vec!["event", "data"],
+            properties: vec![
+                ("id", text("What to send as `Last-Event-ID`; absent for what is not kept.")),
+                ("event", text("The `type` of the `Event`.")),
+                ("data", text("An `Event`, as JSON on one line.")),
+            ],
+            ..MetaSchema::new("object")
+        }))
     }
 
     fn register(registry: &mut Registry) {

@@ -35,6 +35,8 @@ use crate::{
 
 const MODEL_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$";
 const TOOL_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_]{0,63}$";
+/// Text without NUL, which neither a command line nor a database takes. `body` refuses it everywhere.
+const TEXT_PATTERN: &str = r"^[^\x00]*$";
 const MAX_TOOLS: usize = 64;
 const MAX_TURNS: u32 = 1000;
 const MAX_BUDGET_USD: f64 = 1000.0;
@@ -345,6 +347,7 @@ impl Type for CreateChat {
     }
 
     fn register(registry: &mut Registry) {
+        registry.create_schema::<Block, _>("TextBlock".to_owned(), |_| block_schema());
         registry.create_schema::<Self, _>("CreateChat".to_owned(), |_| MetaSchema {
             description: Some("A message to the model, and how to treat it."),
             required: vec!["message"],
@@ -365,8 +368,8 @@ impl Type for CreateChat {
 
 /// What each field looks like. The limits are those that [`CreateChat::check`] keeps.
 fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
-    let string = || MetaSchema::new("string");
-    let pattern = |pattern: &str| MetaSchema { pattern: Some(pattern.to_owned()), ..string() };
+    let pattern = |pattern: &str| MetaSchema { pattern: Some(pattern.to_owned()), ..MetaSchema::new("string") };
+    let string = || pattern(TEXT_PATTERN);
     let integer = |max: u32| MetaSchema { minimum: Some(1.0), maximum: Some(max.into()), ..MetaSchema::new("integer") };
     let or_null = |schema: MetaSchema| MetaSchema { nullable: true, ..schema };
     let or = |default: &str, schema: MetaSchema| MetaSchema { default: Some(json!(default)), ..schema };
@@ -409,15 +412,23 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
 }
 
 fn message_schema() -> MetaSchema {
-    let text = || MetaSchema { min_length: Some(1), ..MetaSchema::new("string") };
+    let block = MetaSchemaRef::Reference("TextBlock".to_owned());
+    let blocks = MetaSchema { min_items: Some(1), items: Some(Box::new(block)), ..MetaSchema::new("array") };
+    MetaSchema { one_of: vec![inline(some_text()), inline(blocks)], ..MetaSchema::ANY }
+}
+
+fn block_schema() -> MetaSchema {
     let kind = MetaSchema { enum_items: vec![json!("text")], ..MetaSchema::new("string") };
-    let block = MetaSchema {
+    MetaSchema {
+        description: Some("A piece of a message."),
         required: vec!["type", "text"],
-        properties: vec![("type", inline(kind)), ("text", inline(text()))],
+        properties: vec![("type", inline(kind)), ("text", inline(some_text()))],
         ..MetaSchema::new("object")
-    };
-    let blocks = MetaSchema { min_items: Some(1), items: Some(Box::new(inline(block))), ..MetaSchema::new("array") };
-    MetaSchema { one_of: vec![inline(text()), inline(blocks)], ..MetaSchema::ANY }
+    }
+}
+
+fn some_text() -> MetaSchema {
+    MetaSchema { min_length: Some(1), pattern: Some(TEXT_PATTERN.to_owned()), ..MetaSchema::new("string") }
 }
 
 fn inline(schema: MetaSchema) -> MetaSchemaRef {
