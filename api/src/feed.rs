@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::{
     pace::Pace,
-    ring::{Framed, Place, Ring, before, follows},
+    ring::{Framed, Place, Ring, before},
 };
 
 /// How long a feed outlives its last watcher, so that a reconnecting one finds it.
@@ -264,7 +264,7 @@ impl Follower {
             Signal::Grown { last, events } => {
                 for event in events {
                     let place = self.feed.newest().unwrap_or(self.start);
-                    if event.id > place && !follows(event.id, place) {
+                    if event.id > place && !event.id.follows(Some(place)) {
                         break;
                     }
                     self.push(&event);

@@ -16,12 +16,6 @@ pub fn before(attempt: u32) -> EventId {
     EventId { attempt: attempt.saturating_sub(1), n: u32::MAX }
 }
 
-/// Whether nothing can stand between `place` and the event `id`: it is the next number, or begins a newer
-/// attempt.
-pub fn follows(id: EventId, place: EventId) -> bool {
-    if id.attempt == place.attempt { place.n.checked_add(1) == Some(id.n) } else { id.attempt > place.attempt && id.n == 0 }
-}
-
 /// An event as it goes out: `id`, `event` and `data` of an SSE stream. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Framed {
@@ -71,7 +65,7 @@ impl Ring {
             if event.id <= newest {
                 return;
             }
-            if !follows(event.id, newest) {
+            if !event.id.follows(Some(newest)) {
                 self.events.clear();
                 self.bytes = 0;
             }
@@ -94,7 +88,7 @@ impl Ring {
         let first = self.events.partition_point(|event| event.id <= place);
         match self.events.get(first) {
             None => Place::CaughtUp,
-            Some(event) if first == 0 && !follows(event.id, place) => Place::Behind,
+            Some(event) if first == 0 && !event.id.follows(Some(place)) => Place::Behind,
             Some(_) => Place::Next(self.events.range(first..).take(limit).cloned().collect()),
         }
     }
@@ -188,12 +182,5 @@ mod tests {
         assert_eq!(next(&ring, id("1-4")), Some(vec!["1-5".into()]));
         ring.push(event("1-3", 1));
         assert_eq!(ring.newest(), Some(id("1-5")));
-    }
-
-    #[test]
-    fn the_largest_number_is_followed_by_nothing_of_its_attempt() {
-        assert!(!follows(id("1-0"), id("1-4294967295")));
-        assert!(follows(id("2-0"), id("1-4294967295")));
-        assert!(!follows(id("2-1"), id("1-4294967295")));
     }
 }

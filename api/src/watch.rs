@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::{
     feed::{Advice, Feeds, Member, last_event},
-    ring::{Framed, Place, before, follows},
+    ring::{Framed, Place, before},
 };
 
 /// How many events a watcher reads from the log at a time.
@@ -183,7 +183,7 @@ impl Watch {
 
     /// Whether `id` is what the client waits for. At a start it takes the oldest event there is.
     fn may_go_on_with(&self, id: EventId) -> bool {
-        follows(id, self.place) || self.place.n == u32::MAX
+        id.follows(Some(self.place)) || self.place.n == u32::MAX
     }
 
     /// The log has a hole after our place, or is gone.

@@ -32,17 +32,12 @@ impl EventId {
         Self { attempt, n: 0 }
     }
 
-    /// The event after this one in the same attempt.
-    pub const fn next(self) -> Self {
-        Self { attempt: self.attempt, n: self.n + 1 }
-    }
-
     /// Whether an event with this id may directly follow one with the id `last` (`None`: nothing yet):
     /// the next number of the same attempt, or the start of a newer one.
     pub fn follows(self, last: Option<Self>) -> bool {
         match last {
             None => self.n == 0,
-            Some(last) if self.attempt == last.attempt => self.n == last.n + 1,
+            Some(last) if self.attempt == last.attempt => last.n.checked_add(1) == Some(self.n),
             Some(last) => self.attempt > last.attempt && self.n == 0,
         }
     }
@@ -339,6 +334,9 @@ mod tests {
             assert!(!hole.follows(last), "{hole}");
         }
         assert!(!EventId { attempt: 1, n: 3 }.follows(None));
+        let largest = Some(EventId { attempt: 1, n: u32::MAX });
+        assert!(EventId { attempt: 2, n: 0 }.follows(largest));
+        assert!(!EventId { attempt: 1, n: 0 }.follows(largest));
     }
 
     #[test]

@@ -120,7 +120,10 @@ impl TestDatabase {
 }
 
 fn postgres_server() -> anyhow::Result<String> {
-    Env::of_process().text("TEST_POSTGRES_URL").map(str::to_owned).context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")
+    Env::of_process()
+        .text("TEST_POSTGRES_URL")
+        .map(str::to_owned)
+        .context("`TEST_POSTGRES_URL` is not set (hint: run the tests with `make test`)")
 }
 
 async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {

@@ -1,6 +1,8 @@
 //! A whole system for one test: the real binaries over a Redis and a database of its own, with the
 //! scripted API behind it. Everything ends with it.
 
+#![expect(clippy::disallowed_types, reason = "starts the product's own binaries")]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -60,9 +62,10 @@ impl System {
     pub async fn start(kind: Kind, cli: Cli) -> anyhow::Result<Self> {
         let directory = Directory::create()?;
         let cli = match cli {
-            Cli::Real => {
-                Env::of_process().text("CLAUDE_BIN_REAL").context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?.into()
-            }
+            Cli::Real => Env::of_process()
+                .text("CLAUDE_BIN_REAL")
+                .context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?
+                .into(),
             Cli::Fake => built("fake-claude")?,
             Cli::At(path) => path,
         };

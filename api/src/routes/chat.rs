@@ -214,8 +214,8 @@ impl Check for CreateChat {
         let tools = self.tools.as_deref().unwrap_or_default();
         refuse(tools.len() <= MAX_TOOLS, "/tools".into(), &format!("must be at most {MAX_TOOLS} names"));
         for (index, tool) in tools.iter().enumerate().take(MAX_TOOLS) {
-            let detail = "must be 1 to 64 letters, digits or `_`, and begin with a letter";
-            refuse(is_tool_name(tool), format!("/tools/{index}").into(), detail);
+            let detail = "must be a tool that jobs may use: 1 to 64 letters, digits or `_`, beginning with a letter";
+            refuse(job::may_be_offered(tool), format!("/tools/{index}").into(), detail);
         }
         for (pointer, number, max) in [
             ("/max_turns", self.max_turns, MAX_TURNS),
@@ -248,12 +248,6 @@ fn says_something(message: &Message) -> bool {
 fn is_model_name(name: &str) -> bool {
     let rest = |b: u8| b.is_ascii_alphanumeric() || b"._:/@[]-".contains(&b);
     (1..=128).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphanumeric() && name.bytes().all(rest)
-}
-
-/// [`TOOL_PATTERN`]. A list of such names can be joined by commas.
-fn is_tool_name(name: &str) -> bool {
-    let rest = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    (1..=64).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphabetic() && name.bytes().all(rest)
 }
 
 /// The key, if it is one that any two readers would take for the same.

@@ -1,6 +1,8 @@
 //! What a test stands on: a Redis and a database of its own, the endpoint over them, and a hand that runs
 //! jobs.
 
+#![expect(clippy::disallowed_types, reason = "starts a redis-server")]
+
 use std::{
     env, fs,
     path::PathBuf,

@@ -2,6 +2,8 @@
 //! `worker supervise`, held by a pipe: when the pipe closes (kill, drop, the worker's death) or stays
 //! silent, the supervisor ends the whole tree. Its own end therefore means that nothing is left.
 
+#![expect(clippy::disallowed_types, reason = "this is the one place")]
+
 use std::{
     collections::VecDeque,
     fmt, io,

@@ -1,5 +1,7 @@
 //! What happens to the CLI's processes when the worker, or their supervisor, does not end as it should.
 
+#![expect(clippy::disallowed_types, reason = "starts the supervisor as the worker would, and doubles of the worker")]
+
 use std::{
     fs,
     process::Stdio,
