@@ -38,6 +38,17 @@ reachable_host() {
     esac
 }
 
+# The seconds that `DRAIN_TIMEOUT` gives, and some for the end itself.
+stop_grace() {
+    local digits=${DRAIN_TIMEOUT:-30} unit=1
+    case $digits in
+    *ms) unit=0 ;;
+    *m) unit=60 ;;
+    *h) unit=3600 ;;
+    esac
+    printf '%s' $((10#0${digits%%[!0-9]*} * unit + 15))
+}
+
 has_credential() {
     [[ -n ${ANTHROPIC_API_KEY:-}${ANTHROPIC_AUTH_TOKEN:-}${CLAUDE_CODE_OAUTH_TOKEN:-} ]]
 }
