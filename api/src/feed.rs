@@ -11,7 +11,7 @@ use std::{
 
 use shared::{
     event::{Event, EventBody, EventId, StartReason},
-    events::{Events, Signal, Subscription},
+    events::{Events, Requeued, Signal, Subscription},
     id::JobId,
     job::{Job, JobState},
     jobs::Jobs,
@@ -273,7 +273,11 @@ impl Follower {
                     self.catch_up().await;
                 }
             }
-            Signal::Requeued | Signal::Missed => self.look().await,
+            Signal::Requeued(Requeued { attempt, reason, delay_ms }) => {
+                self.announce_retry(attempt, reason, delay_ms);
+                self.look_at = self.look_at.min(Instant::now() + QUEUE_LOOK);
+            }
+            Signal::Missed => self.look().await,
         }
     }
 
@@ -348,10 +352,7 @@ impl Follower {
     async fn wait_in_queue(&mut self, job: &Job) {
         self.waits = true;
         self.look_at = self.look_at.min(Instant::now() + QUEUE_LOOK);
-        if job.attempt > self.announced_attempt {
-            self.announced_attempt = job.attempt;
-            let delay_ms = job.run_at.ms_since(Timestamp::now());
-            self.advise(Advice::Retrying(Retrying { attempt: job.attempt + 1, reason: job.start_reason, delay_ms }));
+        if self.announce_retry(job.attempt, job.start_reason, job.run_at.ms_since(Timestamp::now())) {
             // The place is said with the next look: of two advices at once watchers would see the second alone.
             return;
         }
@@ -365,6 +366,16 @@ impl Follower {
         }
         let estimated_wait_ms = self.shared.pace.estimate_ms(position);
         self.advise(Advice::Queued(Queued { position, estimated_wait_ms }));
+    }
+
+    /// Say that `attempt` is over and another will follow, unless that was said before.
+    fn announce_retry(&mut self, attempt: u32, reason: StartReason, delay_ms: u64) -> bool {
+        let is_news = attempt > self.announced_attempt;
+        if is_news {
+            self.announced_attempt = attempt;
+            self.advise(Advice::Retrying(Retrying { attempt: attempt + 1, reason, delay_ms }));
+        }
+        is_news
     }
 
     fn advise(&self, advice: Advice) {

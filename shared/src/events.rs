@@ -3,11 +3,13 @@
 //! To follow a log without a hole: subscribe first, then read, then apply what the subscription says;
 //! on any doubt (`Missed`, an id that does not follow) read again.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Result,
     db::jobs as table,
     ending,
-    event::{Event, EventId},
+    event::{Event, EventId, StartReason},
     id::JobId,
     redis::{log, signals::Line},
     store::Store,
@@ -29,10 +31,21 @@ pub enum Signal {
         /// The new events, in order, possibly empty.
         events: Vec<Event>,
     },
-    /// The job's row changed in a way that shows in no event: it went back to the queue.
-    Requeued,
+    /// The job went back to the queue, which shows in no event.
+    Requeued(Requeued),
     /// Something may have been missed: read the log again.
     Missed,
+}
+
+/// An attempt that is over, and another to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requeued {
+    /// The attempt that is over.
+    pub attempt: u32,
+    /// Why there will be another.
+    pub reason: StartReason,
+    /// How long it waits at least.
+    pub delay_ms: u64,
 }
 
 /// News about one job, from the moment it was made. Dropping it ends it.

@@ -276,13 +276,12 @@ impl Lease {
     async fn tell(&mut self, settled: &Job) -> Result<()> {
         let redis = self.store.redis();
         if !settled.state.is_terminal() {
+            signals::announce_requeued(redis, settled).await?;
             if settled.run_at <= Timestamp::now() {
                 queue::requeue(redis, settled.id).await?;
-                table::mark_dispatched(self.store.db(), settled.id, settled.attempt).await?;
-            } else {
-                queue::done(redis, settled.id, Some(&self.entry)).await?;
+                return table::mark_dispatched(self.store.db(), settled.id, settled.attempt).await;
             }
-            return signals::announce_requeued(redis, settled.id).await;
+            return queue::done(redis, settled.id, Some(&self.entry)).await;
         }
         let event = terminal_event(settled, self.next_id())?;
         self.line.is_settled.store(true, Ordering::Release);

@@ -176,7 +176,7 @@ impl Reconciler {
         for job in moved {
             if job.state.is_terminal() {
                 ending::tell(&self.store, job.id).await;
-            } else if let Err(error) = signals::announce_requeued(self.store.redis(), job.id).await {
+            } else if let Err(error) = signals::announce_requeued(self.store.redis(), &job).await {
                 tracing::debug!(job.id = %job.id, %error, "Could not announce that job `{}` waits again", job.id);
             }
         }

@@ -17,7 +17,7 @@ const MEMORY: usize = 1024 * 1024;
 /// The most bytes of one attempt's events, but for its last one.
 pub const CAPACITY: usize = 16 * 1024 * 1024;
 
-/// The attempt produced more than [`CAPACITY`], or the file could not take it.
+/// The attempt produced more than its events may take, or the file could not take it.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// Too much output.

@@ -15,19 +15,25 @@ use super::{Purpose, builder, keys, unavailable};
 use crate::{
     Error, Result,
     event::{Event, EventId},
-    events::Signal,
+    events::{Requeued, Signal},
     id::JobId,
+    job::Job,
+    time::Timestamp,
 };
 
 /// Signals kept for one slow follower; one that falls further behind hears [`Signal::Missed`].
 const BACKLOG: usize = 64;
 
-/// What the job's row went through is published as this word; no event id looks like it.
-const REQUEUED: &str = "requeued";
+/// Published before the JSON of a [`Requeued`]; no event id looks like it.
+const REQUEUED: &[u8] = b"requeued ";
 
-/// Tell whoever follows `job` that it went back to the queue.
-pub async fn announce_requeued(client: &Client, job: JobId) -> Result<()> {
-    let _: Value = fred::interfaces::PubsubInterface::publish(client, keys::channel(job), REQUEUED).await.map_err(unavailable)?;
+/// Tell whoever follows `job` that it went back to the queue. To be called before it is rung for, so that
+/// the news is older than its next start.
+pub async fn announce_requeued(client: &Client, job: &Job) -> Result<()> {
+    let news = Requeued { attempt: job.attempt, reason: job.start_reason, delay_ms: job.run_at.ms_since(Timestamp::now()) };
+    let mut payload = REQUEUED.to_vec();
+    payload.extend(serde_json::to_vec(&news).expect("these types have only string keys"));
+    let _: Value = client.publish(keys::channel(job.id), payload.as_slice()).await.map_err(unavailable)?;
     Ok(())
 }
 
@@ -190,8 +196,8 @@ fn job_of(channel: &str) -> Option<JobId> {
 
 /// `<last id>`, then a line for each new event when they were small enough.
 fn read(payload: &Bytes) -> Option<Signal> {
-    if payload == REQUEUED.as_bytes() {
-        return Some(Signal::Requeued);
+    if let Some(news) = payload.strip_prefix(REQUEUED) {
+        return serde_json::from_slice(news).ok().map(Signal::Requeued);
     }
     let mut lines = payload.split(|&byte| byte == b'\n');
     let last: EventId = std::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
@@ -202,6 +208,7 @@ fn read(payload: &Bytes) -> Option<Signal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::StartReason;
 
     #[test]
     fn a_channel_names_its_job() {
@@ -224,6 +231,7 @@ mod tests {
             Some((EventId { attempt: 1, n: 1 }, 2))
         );
         assert_eq!(grown("garbage"), None);
-        assert!(matches!(read(&Bytes::from_static(b"requeued")), Some(Signal::Requeued)));
+        let requeued = read(&Bytes::from_static(br#"requeued {"attempt":1,"reason":"worker_lost","delay_ms":40}"#));
+        assert!(matches!(requeued, Some(Signal::Requeued(Requeued { attempt: 1, reason: StartReason::WorkerLost, delay_ms: 40 }))));
     }
 }

@@ -409,7 +409,7 @@ mod tests {
 
         let crashed = |how: &str| ("cli_crashed".to_owned(), format!("the CLI ended before it had an answer ({how})"), again);
         assert_eq!(told(exit(9, "", true)), crashed("signal 9"));
-        assert_eq!(told(exit(143 << 8, "", true)), crashed("exit code 143"));
+        assert_eq!(told(exit(143 << 8, "", true)), crashed("signal 15"));
         assert_eq!(told(exit(1 << 8, "Error: something with the prompt", true)), crashed("exit code 1"));
         assert_eq!(told(exit(0, "", true)), ("cli_no_output".into(), "the CLI gave no answer".into(), again));
         for (stderr, words) in [
