@@ -8,7 +8,7 @@ use std::{
 
 use shared::config::{ConfigError, Env, ExposeSecret, StoreConfig};
 
-use crate::{auth::KeyHash, cors::Origin};
+use crate::{auth::KeyHash, cors::Origin, models::Models};
 
 /// The shortest key that guards anything.
 const MIN_KEY_LENGTH: usize = 16;
@@ -22,6 +22,8 @@ pub struct Config {
     pub origins: Vec<Origin>,
     /// The key of [`shared::user::BOOTSTRAP_USER`]: `BOOTSTRAP_API_KEY`.
     pub bootstrap_key: KeyHash,
+    /// Which models a job may name: `MODELS`.
+    pub models: Models,
     /// The largest request body, in bytes: `MAX_BODY_BYTES`.
     pub max_body_bytes: usize,
     /// The most connections at a time: `MAX_CONNECTIONS`.
@@ -41,6 +43,7 @@ impl Config {
             address: SocketAddr::new(host, port),
             origins: origins(env.text("FRONTEND_URL").unwrap_or("http://localhost:3030"))?,
             bootstrap_key: bootstrap_key(env)?,
+            models: Models::of(env.text("MODELS")),
             max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
             max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,

@@ -11,6 +11,7 @@ pub mod cors;
 pub mod envelope;
 pub mod error;
 pub mod feed;
+pub mod models;
 pub mod openapi;
 pub mod pace;
 pub mod ring;

@@ -27,6 +27,7 @@ use crate::{
     body::{Check, Checked},
     contract::Schema,
     error::{ApiError, FieldError},
+    models::Models,
     openapi::Tag,
     routes::{events, jobs::Job},
     sse::EventStream,
@@ -114,6 +115,7 @@ impl ChatApi {
     ) -> Result<CreateChatResponse, ApiError> {
         let headers = request.headers();
         let body = body.0;
+        check_models(&app.config.models, &body)?;
         let streams = body.stream || events::asks_for_events(headers);
         let new = NewJob {
             user_id: auth.0.user_id,
@@ -248,6 +250,15 @@ fn says_something(message: &Message) -> bool {
 fn is_model_name(name: &str) -> bool {
     let rest = |b: u8| b.is_ascii_alphanumeric() || b"._:/@[]-".contains(&b);
     (1..=128).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphanumeric() && name.bytes().all(rest)
+}
+
+/// Refuse a model that no job may name. Not a [`Check`]: what may be named is a setting.
+fn check_models(models: &Models, body: &CreateChat) -> Result<(), ApiError> {
+    let named = [("/model", &body.model), ("/fallback_model", &body.fallback_model)];
+    let is_unknown = |model: &Option<String>| model.as_deref().is_some_and(|model| !models.include(model));
+    let unknown = named.into_iter().filter(|(_, model)| is_unknown(model));
+    let errors: Vec<_> = unknown.map(|(pointer, _)| FieldError::new(pointer, "is not a model that this service knows")).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
 }
 
 /// The key, if it is one that any two readers would take for the same.

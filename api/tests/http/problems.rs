@@ -25,6 +25,8 @@ async fn every_bad_request_has_its_status_and_its_code() {
         ("a key twice", chat(r#"{"message":"a","message":"b"}"#), 400, "duplicate_key"),
         ("no message", chat("{}"), 422, "invalid_request"),
         ("an unknown field", chat(r#"{"message":"a","mesage":"b"}"#), 422, "invalid_request"),
+        ("an unknown model", chat(r#"{"message":"a","model":"gpt-5"}"#), 422, "invalid_request"),
+        ("a tool beyond the job", chat(r#"{"message":"a","tools":["CronCreate"]}"#), 422, "invalid_request"),
         ("a NUL", chat(r#"{"message":"\u0000"}"#), 422, "invalid_request"),
         ("no content type", post("/api/chat").body("{}"), 415, "unsupported_media_type"),
         ("another content type", post("/api/chat").content_type("text/plain").body("{}"), 415, "unsupported_media_type"),
