@@ -89,6 +89,11 @@ impl System {
         self
     }
 
+    /// The CLI its workers run.
+    pub fn cli(&self) -> &Path {
+        &self.cli
+    }
+
     /// A directory of this test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -126,10 +131,12 @@ impl System {
     }
 }
 
-/// A binary of this workspace, beside the running test.
+/// A binary of this workspace, of the same build as the running test.
 pub fn built(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let target = test.ancestors().nth(2).context("tests run in the target directory")?;
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("a program is in a folder")?;
+    // Tests are in a folder of their own, one below the programs.
+    let target = if folder.ends_with("deps") { folder.parent().context("tests run in the target directory")? } else { folder };
     let path = target.join(name);
     if !path.is_file() {
         bail!("`{}` is not built (hint: `cargo build --workspace`)", path.display());
