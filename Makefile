@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev start migrate build test check fmt openapi
+.PHONY: help run dev start migrate build test bench check fmt openapi
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -29,13 +29,16 @@ build: ## Build everything for development
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
+bench: ## Time the first text, with the service and without
+	@exec setpriv --pdeathsig TERM scripts/bench
+
 check: ## What must hold before a push: format, lints, docs, contract
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 	cargo build --workspace --quiet
 	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
-	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,install} scripts/*.sh .ci/run
+	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,bench,install} scripts/*.sh .ci/run
 
 fmt: ## Format the code
 	cargo fmt

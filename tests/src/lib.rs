@@ -1,6 +1,7 @@
 //! The ends of the system tests: a model that says what a test asks for, the Messages API and the CLI
 //! that speak for it, and recordings of the real CLI that hold both to the truth.
 
+pub mod bench;
 pub mod cli_process;
 pub mod client;
 pub mod directory;

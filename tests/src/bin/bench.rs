@@ -1,0 +1,174 @@
+//! How long a client waits for the first text, with the service and without, in one interleaved run: what
+//! slows the machine for a while slows every way alike. It judges content, never times.
+
+#![expect(clippy::print_stdout, reason = "what is printed is what this program is for")]
+
+use std::{fs, thread::available_parallelism, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use tests::{
+    bench::{
+        direct::Direct,
+        figures::{Columns, Figures, head, row},
+        service,
+    },
+    servers::Kind,
+    system::{Api, Cli, Running, System},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use worker::claude::sandbox::Sandbox;
+
+/// Rounds that are not counted: the first ones fill the page cache and open connections.
+const WARM_UP: usize = 3;
+
+/// Time to the first text through the service, beside the same CLI driven directly
+#[derive(Parser)]
+struct Args {
+    /// Rounds with the real CLI (from `CLAUDE_BIN_REAL`); 0 leaves it out
+    #[arg(long, default_value_t = 20)]
+    real: usize,
+    /// Rounds with the scripted CLI; 0 leaves it out
+    #[arg(long, default_value_t = 100)]
+    fake: usize,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    // Ended from outside, it still takes down what it started.
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        measured = measure(&args) => measured,
+        _ = terminate.recv() => bail!("told to end"),
+        interrupt = tokio::signal::ctrl_c() => bail!("interrupted: {interrupt:?}"),
+    }
+}
+
+async fn measure(args: &Args) -> anyhow::Result<()> {
+    println!("{}, load {} at the start", machine(), load());
+    println!("times in milliseconds, after {WARM_UP} rounds of warm-up");
+    if args.real > 0 {
+        println!("\nFirst text, real CLI, {} rounds", args.real);
+        Bench::start(Cli::Real).await?.first_text(args.real).await?;
+    }
+    if args.fake > 0 {
+        let bench = Bench::start(Cli::Fake).await?;
+        println!("\nFirst text, scripted CLI, {} rounds", args.fake);
+        bench.first_text(args.fake).await?;
+        println!("\nJob without a stream, scripted CLI, {} rounds", args.fake);
+        bench.submit(args.fake).await?;
+    }
+    println!("\nload {} at the end", load());
+    Ok(())
+}
+
+/// A system of the product that has nothing else to do, and the CLI beside it.
+struct Bench {
+    direct: Direct,
+    /// The one the worker found as well, if any works here.
+    sandbox: Option<Sandbox>,
+    api: Api,
+    _worker: Running,
+    /// Last: the stores outlive whoever uses them.
+    _system: System,
+}
+
+impl Bench {
+    async fn start(cli: Cli) -> anyhow::Result<Self> {
+        // The clocks of production, not those of tests.
+        let system = System::start(Kind::Sqlite, cli).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
+        let (api, worker) = (system.api().await?, system.worker().await?);
+        let direct = Direct::new(system.cli(), system.mock.url(), system.directory())?;
+        let sandbox = direct.sandbox().await.inspect_err(|error| println!("  no sandbox works here: {error}")).ok();
+        Ok(Self { direct, sandbox, api, _worker: worker, _system: system })
+    }
+
+    async fn first_text(&self, rounds: usize) -> anyhow::Result<()> {
+        let (mut direct, mut confined, mut service) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..WARM_UP + rounds {
+            let times = self.round(round).await.with_context(|| format!("in round {round}"))?;
+            direct.push(times.direct);
+            confined.extend(times.confined);
+            service.push(times.service);
+        }
+        let (direct, service) = (counted(direct)?, counted(service)?);
+
+        println!("{}", head());
+        println!("{}", row("direct", direct, 1));
+        if self.sandbox.is_some() {
+            let confined = counted(confined)?;
+            println!("{}", row("direct, supervised and sandboxed", confined, 1));
+            println!("{}", row("service", service, 1));
+            println!("{}", row("sandboxed - direct", combined(confined, direct, |more, less| more - less), 1));
+            println!("{}", row("service - sandboxed", combined(service, confined, |more, less| more - less), 1));
+        } else {
+            println!("{}", row("service", service, 1));
+        }
+        println!("{}", row("service - direct", combined(service, direct, |more, less| more - less), 1));
+        println!("{}", row("service / direct", combined(service, direct, |more, less| more / less), 2));
+        Ok(())
+    }
+
+    /// Every way once, one after the other.
+    async fn round(&self, round: usize) -> anyhow::Result<Round> {
+        let direct = self.direct.first_text(&answer("directly", round)).await.context("directly")?;
+        let confined = match &self.sandbox {
+            Some(sandbox) => Some(self.direct.first_text_confined(sandbox, &answer("sandboxed", round)).await.context("sandboxed")?),
+            None => None,
+        };
+        let service = service::first_text(&self.api.client, &answer("served", round)).await.context("through the service")?;
+        Ok(Round { direct, confined, service })
+    }
+
+    async fn submit(&self, rounds: usize) -> anyhow::Result<()> {
+        let (mut accepted, mut started) = (Vec::new(), Vec::new());
+        for round in 0..WARM_UP + rounds {
+            let (to_accepted, to_started) =
+                service::submit(&self.api.client, &answer("submitted", round)).await.with_context(|| format!("in round {round}"))?;
+            accepted.push(to_accepted);
+            started.push(to_started);
+        }
+
+        println!("{}", head());
+        println!("{}", row("POST -> 202", counted(accepted)?, 1));
+        println!("{}", row("202 -> `job.started` at the client", counted(started)?, 1));
+        Ok(())
+    }
+}
+
+struct Round {
+    direct: Duration,
+    confined: Option<Duration>,
+    service: Duration,
+}
+
+/// An answer of many pieces that no other run gives, with what a careless hand would mangle.
+fn answer(way: &str, round: usize) -> String {
+    format!("round {round}, {way}: \"naïve\" \\n <b>&amp;</b> 🦀 and nothing lost")
+}
+
+fn counted(mut times: Vec<Duration>) -> anyhow::Result<Columns> {
+    let counted = Figures::of(times.split_off(WARM_UP)).context("no round was counted")?;
+    Ok(counted.columns())
+}
+
+fn combined(left: Columns, right: Columns, combine: impl Fn(f64, f64) -> f64) -> Columns {
+    std::array::from_fn(|column| combine(left[column], right[column]))
+}
+
+/// What the figures depend on first.
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown processor", |rest| rest.trim_matches([' ', '\t', ':']));
+    format!("{model}, {} cores", available_parallelism().map_or(1, usize::from))
+}
+
+/// How many processes want a core, over the last minute.
+fn load() -> String {
+    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or_default().to_owned()
+}
