@@ -50,7 +50,6 @@ impl Leases {
         while !shutdown.is_cancelled() {
             let Some(entry) = self.hear().await? else { continue };
             if shutdown.is_cancelled() {
-                queue::requeue(self.store.redis(), entry.job).await?;
                 break;
             }
             match self.claim(&entry).await {
@@ -62,6 +61,9 @@ impl Leases {
                     return Err(error);
                 }
             }
+        }
+        if let Err(error) = give_back(&self.store, self.worker, &self.held).await {
+            tracing::warn!(%error, "Could not give back what was heard of and not begun");
         }
         Ok(None)
     }
@@ -125,6 +127,15 @@ impl Leases {
         let spool = self.config.spool_dir.join(spool_name(job.id, job.attempt));
         Lease::begin(&self.store, job, self.worker, entry.id, &self.held, spool, self.config.longest_run + MARGIN)
     }
+}
+
+/// Ring again for what `worker` heard of and did not begin.
+pub(crate) async fn give_back(store: &Store, worker: WorkerId, held: &HeldJobs) -> Result<()> {
+    let heard = queue::fetch(store.redis(), worker, Position::Pending).await?;
+    for entry in heard.into_iter().filter(|entry| !held.contains(entry.job)) {
+        queue::requeue(store.redis(), entry.job).await?;
+    }
+    Ok(())
 }
 
 fn spool_name(job: JobId, attempt: u32) -> String {

@@ -23,8 +23,10 @@ use crate::{
         workers,
     },
     ending,
+    id::WorkerId,
     job::{Job, JobError, JobState, RetryAfterOutput},
-    lease::exhausted_by,
+    lease::{HeldJobs, exhausted_by},
+    leases::give_back,
     redis::{self, queue, signals},
     store::Store,
 };
@@ -173,6 +175,10 @@ impl Reconciler {
         db::commit(transaction).await?;
         self.pulses.remove(&worker);
         tracing::warn!(worker.id = %worker, jobs = moved.len(), "Worker `{worker}` has gone silent; took its jobs away");
+        // What it heard of and never began waits in its name; nobody else will hear of it.
+        if let Err(error) = give_back(&self.store, WorkerId::from_uuid(worker), &HeldJobs::default()).await {
+            tracing::warn!(%error, worker.id = %worker, "Could not ring again for what worker `{worker}` had heard of");
+        }
         for job in moved {
             if job.state.is_terminal() {
                 ending::tell(&self.store, job.id).await;

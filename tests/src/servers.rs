@@ -46,6 +46,13 @@ impl RedisServer {
         &self.url
     }
 
+    /// Send it a command, as an operator would; its answer.
+    pub fn command(&self, words: &[&str]) -> anyhow::Result<String> {
+        let socket = self.url.trim_start_matches("redis+unix://");
+        let answer = Command::new("redis-cli").args(["-s", socket]).args(words).output()?;
+        Ok(String::from_utf8(answer.stdout)?)
+    }
+
     /// End it at once, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -12,13 +12,19 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use shared::config::Env;
+use shared::{
+    config::{Env, StoreConfig},
+    store::Store,
+    workers::{Membership, NewWorker},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     sync::watch,
     time::timeout,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::Client,
@@ -122,6 +128,15 @@ impl System {
         let settings =
             [("CLAUDE_BIN", cli.as_str()), ("JOBS_DIR", &jobs), ("ANTHROPIC_BASE_URL", &url), ("ANTHROPIC_API_KEY", "sk-made-up")];
         self.launch("worker", &settings)
+    }
+
+    /// Join the workers and die at once; the id of the dead.
+    pub async fn join_and_never_beat(&self) -> anyhow::Result<String> {
+        let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
+        let config = StoreConfig::from_env(&Env::of(stores))?;
+        let store = Store::open(&config, &CancellationToken::new()).await?.context("nobody shuts it down")?;
+        let worker = NewWorker { name: "deaf".into(), host: "nowhere".into(), slots: 1 };
+        Ok(Membership::join(&store, &worker).await?.id().to_string())
     }
 
     fn launch(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Running> {

@@ -76,6 +76,21 @@ async fn nothing_a_killed_worker_started_lives_on() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_a_dead_worker_heard_of_and_never_claimed_runs() -> anyhow::Result<()> {
+    let system = System::start(Kind::Sqlite, Cli::Fake).await?;
+    let api = system.api().await?;
+    let id = api.client.say("say:heard").await?;
+    let deaf = system.join_and_never_beat().await?;
+    let heard = system.redis.command(&["XREADGROUP", "GROUP", "w", &deaf, "COUNT", "1", "STREAMS", "{q}:work", ">"])?;
+    assert!(heard.contains(&id), "{heard}");
+
+    let _worker = system.worker().await?;
+
+    assert_eq!(api.client.ended(&id).await?["result"]["text"], "heard");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_worker_is_fenced_and_its_processes_end() -> anyhow::Result<()> {
     let system = System::start(Kind::Postgres, Cli::Fake).await?;
     let (api, mut frozen) = (system.api().await?, system.worker().await?);

@@ -1,6 +1,8 @@
 //! The CLI without the service: started with the arguments and the environment the worker builds, bare or
 //! in the worker's own supervision and sandbox.
 
+#![expect(clippy::disallowed_types, reason = "starts the CLI as the worker does not: directly")]
+
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
