@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Error, Result,
     db::{
         self, jobs as table,
         leader::{self, Seen},
@@ -45,7 +45,10 @@ pub async fn run(store: Store, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(error) = reconciler.tick().await {
             tracing::warn!(%error, cause = ?std::error::Error::source(&error), "The watch over the jobs could not finish its round");
-            reconciler.forget();
+            // Redis being away tells nothing of the workers.
+            if !matches!(error, Error::Unavailable { service: "redis", .. }) {
+                reconciler.forget();
+            }
         }
     }
     reconciler.resign().await;

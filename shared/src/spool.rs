@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::PathBuf,
 };
@@ -46,7 +46,7 @@ struct Spilled {
 }
 
 impl Spool {
-    /// An empty list that would spill to `path`. The file goes with its folder.
+    /// An empty list that would spill to a file at `path`, which is gone with it.
     pub fn new(path: PathBuf) -> Self {
         Self { path, file: None, memory: VecDeque::new(), memory_bytes: 0, len: 0, bytes: 0 }
     }
@@ -81,8 +81,10 @@ impl Spool {
 
     fn spill(&mut self) -> Result<(), SpoolError> {
         if self.file.is_none() {
-            let mut spilled =
-                Spilled { file: File::options().create_new(true).read(true).write(true).open(&self.path)?, offsets: Vec::new(), end: 0 };
+            let file = File::options().create_new(true).read(true).write(true).open(&self.path)?;
+            // Nobody else needs its name, and without one it goes with this process, however that ends.
+            fs::remove_file(&self.path)?;
+            let mut spilled = Spilled { file, offsets: Vec::new(), end: 0 };
             for json in &self.memory {
                 spilled.write(json)?;
             }
@@ -170,6 +172,7 @@ mod tests {
         }
 
         assert!(spool.memory_bytes <= MEMORY);
+        assert_eq!(std::fs::read_dir(&folder).expect("read").count(), 0);
         for from in [0, 1, 150, 299] {
             assert_eq!(spool.read(from, 1, usize::MAX).expect("read"), [event(from, 10_000)]);
         }
