@@ -52,6 +52,10 @@ async fn every_bad_request_has_its_status_and_its_code() {
         let answer = stage.ask(request).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{what}: {:?}", answer.body);
     }
+
+    // The row comes before all else: without one there is neither a queue entry nor a process.
+    let jobs = stage.ask(get("/api/jobs")).await.json();
+    assert_eq!(jobs["data"], json!([]), "nothing of it was accepted");
 }
 
 #[tokio::test]
