@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn many_events_are_read_back_from_memory_and_file_alike() {
         let folder = std::env::temp_dir().join(format!("spool-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&folder).expect("a folder");
+        fs::create_dir(&folder).expect("a folder");
         let mut spool = Spool::new(folder.join("events"));
 
         for n in 0..300 {
@@ -172,19 +172,19 @@ mod tests {
         }
 
         assert!(spool.memory_bytes <= MEMORY);
-        assert_eq!(std::fs::read_dir(&folder).expect("read").count(), 0);
+        assert_eq!(fs::read_dir(&folder).expect("read").count(), 0);
         for from in [0, 1, 150, 299] {
             assert_eq!(spool.read(from, 1, usize::MAX).expect("read"), [event(from, 10_000)]);
         }
         assert_eq!(spool.read(0, 1000, 25_000).expect("read").len(), 2);
         assert_eq!(spool.lines().expect("lines").split_inclusive(|&byte| byte == b'\n').count(), 300);
-        std::fs::remove_dir_all(&folder).expect("clean");
+        fs::remove_dir_all(&folder).expect("clean");
     }
 
     #[test]
     fn a_full_spool_takes_only_the_last_event() {
         let folder = std::env::temp_dir().join(format!("spool-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&folder).expect("a folder");
+        fs::create_dir(&folder).expect("a folder");
         let mut spool = Spool::new(folder.join("events"));
         for n in 0..16 {
             spool.push(event(n, 1024 * 1024)).expect("room");
@@ -194,6 +194,6 @@ mod tests {
         spool.push_last(event(16, 5)).expect("the last event always fits");
 
         assert_eq!(spool.read(16, 9, usize::MAX).expect("read"), [event(16, 5)]);
-        std::fs::remove_dir_all(&folder).expect("clean");
+        fs::remove_dir_all(&folder).expect("clean");
     }
 }
