@@ -41,4 +41,9 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
+
+    /// Whether the attempt is somebody else's by now.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced)
+    }
 }

@@ -6,7 +6,6 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::value::RawValue;
 
 use crate::{
     id::{SessionId, WorkerId},
@@ -272,12 +271,6 @@ impl Event {
     /// Whether it is the last event of its job.
     pub fn is_terminal(&self) -> bool {
         matches!(self.kind(), "job.completed" | "job.failed" | "job.cancelled")
-    }
-
-    /// The JSON, to embed it in another document without parsing.
-    pub fn raw(&self) -> Option<Box<RawValue>> {
-        let text = std::str::from_utf8(&self.json).ok()?;
-        RawValue::from_string(text.to_owned()).ok()
     }
 }
 

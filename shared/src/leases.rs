@@ -6,7 +6,7 @@ use fred::prelude::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Result,
+    Result,
     db::jobs as table,
     id::{JobId, WorkerId},
     job::{Job, JobState},
@@ -147,12 +147,5 @@ impl Drop for Leases {
         let fetch = self.fetch.clone();
         // The connection has a task of its own; without this it would stay until the process ends.
         tokio::spawn(async move { fred::interfaces::ClientLike::quit(&fetch).await });
-    }
-}
-
-impl Error {
-    /// Whether the lease is lost rather than the call.
-    pub fn is_fenced(&self) -> bool {
-        matches!(self, Self::Fenced)
     }
 }

@@ -171,10 +171,8 @@ impl<'a> Attempt<'a> {
     }
 
     async fn follow(&mut self, idle: Duration) -> End {
-        if self.say().await.is_err() {
-            // Its last words, if any, say more than a closed pipe.
-            return self.drain_output().await;
-        }
+        // Of a process that does not listen, its last words say more than a closed pipe.
+        let _ = self.say().await;
         loop {
             // A tool may be silent for as long as it runs.
             let line = if self.parser.open_tool_calls() > 0 {
@@ -199,17 +197,6 @@ impl<'a> Attempt<'a> {
         self.process.write_line(hello.as_bytes(), WRITE_LIMIT).await?;
         let message = control::user_message(Uuid::new_v4(), &spec.message);
         self.process.write_line(message.as_bytes(), WRITE_LIMIT).await
-    }
-
-    async fn drain_output(&mut self) -> End {
-        loop {
-            let line = self.process.next_line().await;
-            match self.heed(line).await {
-                Ok(true) => {}
-                Ok(false) => return End::Closed,
-                Err(end) => return end,
-            }
-        }
     }
 
     /// Take one line in. `false` after the last one.
