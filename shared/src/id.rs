@@ -87,6 +87,11 @@ id!(
     "job_"
 );
 id!(
+    /// A login: everything that grew out of one password shown once.
+    FamilyId,
+    "fam_"
+);
+id!(
     /// A conversation session.
     SessionId,
     "sess_"

@@ -4,6 +4,7 @@
 //! what can be done with them (`jobs`, `workers`). What only one of the two binaries uses does not
 //! belong here. Table, column and key names are known to the private modules `db` and `redis` alone.
 
+pub mod api_key;
 pub mod config;
 pub mod error;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod job;
 pub mod jobs;
 pub mod lease;
 pub mod leases;
+pub mod principal;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
