@@ -5,6 +5,7 @@
 pub mod app;
 pub mod auth;
 pub mod body;
+pub mod client_address;
 pub mod config;
 pub mod contract;
 pub mod cors;
