@@ -3,15 +3,18 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     time::Duration,
 };
 
 use shared::config::{ConfigError, Env, ExposeSecret, StoreConfig};
 
-use crate::{auth::KeyHash, cors::Origin, models::Models};
+use crate::{auth::KeyHash, client_address::TrustedProxies, cors::Origin, models::Models};
 
 /// The shortest key that guards anything.
 const MIN_KEY_LENGTH: usize = 16;
+/// What `AUTH_RATE_LIMIT_PER_MINUTE` is when nobody says so.
+const DEFAULT_AUTH_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(20).expect("twenty");
 
 /// How the API listens and what it lets through.
 #[derive(Clone, Debug)]
@@ -28,6 +31,17 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// The most connections at a time: `MAX_CONNECTIONS`.
     pub max_connections: usize,
+    /// The most connections of one address at a time: `MAX_CONNECTIONS_PER_ADDRESS`.
+    pub max_connections_per_address: usize,
+    /// Which peers speak for others: `TRUSTED_PROXIES`.
+    pub trusted_proxies: TrustedProxies,
+    /// The requests an hour of a user who has no number of their own: `DEFAULT_RATE_LIMIT_PER_HOUR`.
+    pub default_rate_limit_per_hour: u32,
+    /// How many processes like this one share the work: `API_REPLICAS`.
+    pub replicas: NonZeroU32,
+    /// How often a minute one address may try to log in, to register, to renew a login:
+    /// `AUTH_RATE_LIMIT_PER_MINUTE`.
+    pub auth_rate_limit_per_minute: NonZeroU32,
     /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
     /// The database and Redis.
@@ -46,6 +60,11 @@ impl Config {
             models: Models::of(env.text("MODELS")),
             max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
             max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
+            max_connections_per_address: at_least_one(env, "MAX_CONNECTIONS_PER_ADDRESS", 1_000)?,
+            trusted_proxies: env.parsed("TRUSTED_PROXIES", TrustedProxies::default())?,
+            default_rate_limit_per_hour: env.parsed("DEFAULT_RATE_LIMIT_PER_HOUR", 1_000)?,
+            replicas: env.parsed("API_REPLICAS", NonZeroU32::MIN)?,
+            auth_rate_limit_per_minute: env.parsed("AUTH_RATE_LIMIT_PER_MINUTE", DEFAULT_AUTH_RATE_LIMIT)?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
             store: StoreConfig::from_env(env)?,
         })
@@ -97,7 +116,17 @@ mod tests {
 
     #[test]
     fn a_setting_that_cannot_be_used_is_named() {
-        for (name, value) in [("PORT", "66000"), ("HOST", "nowhere"), ("MAX_BODY_BYTES", "0"), ("FRONTEND_URL", "localhost")] {
+        for (name, value) in [
+            ("PORT", "66000"),
+            ("HOST", "nowhere"),
+            ("MAX_BODY_BYTES", "0"),
+            ("FRONTEND_URL", "localhost"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("MAX_CONNECTIONS_PER_ADDRESS", "0"),
+            ("DEFAULT_RATE_LIMIT_PER_HOUR", "-1"),
+            ("API_REPLICAS", "0"),
+            ("AUTH_RATE_LIMIT_PER_MINUTE", "0"),
+        ] {
             let env = Env::of([("BOOTSTRAP_API_KEY", "0123456789abcdef"), (name, value)]);
             let error = Config::from_env(&env).expect_err(name).to_string();
             assert!(error.starts_with(&format!("`{name}` is")), "{error}");
