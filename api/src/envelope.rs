@@ -13,6 +13,7 @@ use tracing::{Instrument as _, error, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
+    client_address::{self, ClientAddress, TrustedProxies},
     cors::{self, Caller, Origin},
     error::{ApiError, Code, ProblemJson},
     openapi::AllowedMethods,
@@ -24,21 +25,23 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Envelope {
     origins: Vec<Origin>,
     allowed: AllowedMethods,
+    proxies: TrustedProxies,
 }
 
 impl Envelope {
-    /// Answers for pages of `origins`, over the paths of `allowed`.
-    pub fn new(origins: Vec<Origin>, allowed: AllowedMethods) -> Self {
-        Self { origins, allowed }
+    /// Answers for pages of `origins`, over the paths of `allowed`, to who comes through `proxies` or without.
+    pub fn new(origins: Vec<Origin>, allowed: AllowedMethods, proxies: TrustedProxies) -> Self {
+        Self { origins, allowed, proxies }
     }
 
-    /// Answer `request` by `next`, and put the answer in its envelope.
-    pub async fn wrap<E: Endpoint>(&self, next: Arc<E>, request: Request) -> Result<Response> {
+    /// Answer `request` by `next`, which finds the [`ClientAddress`] on it, and put the answer in its envelope.
+    pub async fn wrap<E: Endpoint>(&self, next: Arc<E>, mut request: Request) -> Result<Response> {
         let request_id = request_id(request.headers());
         let caller = Caller::of(&request, &self.origins);
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let behind_tls = request.header("x-forwarded-proto") == Some("https");
+        let behind_tls = client_address::is_behind_tls(&request, &self.proxies);
+        request.set_data(ClientAddress::of(&request, &self.proxies));
         let span = info_span!("request", id = request_id, %method, path);
 
         let answer = async {
@@ -142,7 +145,7 @@ mod tests {
         let panics = poem::endpoint::make(|request: Request| async move {
             assert!(request.uri().path().is_empty(), "hunter2");
         });
-        let envelope = Envelope::new(Vec::new(), AllowedMethods::of_contract());
+        let envelope = Envelope::new(Vec::new(), AllowedMethods::of_contract(), TrustedProxies::default());
 
         let response = envelope.wrap(Arc::new(panics), Request::default()).await.expect("an answer");
 

@@ -29,7 +29,9 @@ use crate::{app::App, envelope::Envelope, openapi::AllowedMethods};
 
 /// Everything this server answers.
 pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
-    let envelope = Arc::new(Envelope::new(app.config.origins.clone(), AllowedMethods::of_contract()));
+    let config = &app.config;
+    let envelope = Envelope::new(config.origins.clone(), AllowedMethods::of_contract(), config.trusted_proxies.clone());
+    let envelope = Arc::new(envelope);
     openapi::routes().around(auth::authenticate).data(app).around(move |next, request| {
         let envelope = envelope.clone();
         async move { envelope.wrap(next, request).await }
