@@ -36,6 +36,8 @@ pub enum Code {
     UnsupportedMediaType,
     InvalidRequest,
     IdempotencyKeyReused,
+    RateLimited,
+    TooManyAttempts,
     InternalError,
     Unavailable,
     Draining,
@@ -43,7 +45,7 @@ pub enum Code {
 
 impl Code {
     /// Every word, in the order of the statuses they come with.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::DuplicateKey,
@@ -58,6 +60,8 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::InvalidRequest,
         Self::IdempotencyKeyReused,
+        Self::RateLimited,
+        Self::TooManyAttempts,
         Self::InternalError,
         Self::Unavailable,
         Self::Draining,
@@ -80,6 +84,8 @@ impl Code {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidRequest => "invalid_request",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::RateLimited => "rate_limited",
+            Self::TooManyAttempts => "too_many_attempts",
             Self::InternalError => "internal_error",
             Self::Unavailable => "unavailable",
             Self::Draining => "draining",
@@ -99,6 +105,7 @@ impl Code {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited | Self::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -279,7 +286,7 @@ fn plain_reason(reason: &str) -> String {
 }
 
 /// What each status of an error means, for the contract.
-const STATUSES: [(u16, &str); 12] = [
+const STATUSES: [(u16, &str); 13] = [
     (400, "Not readable: malformed JSON, or the same key twice in one object."),
     (401, "No credentials, or wrong ones."),
     (403, "Not allowed."),
@@ -290,6 +297,7 @@ const STATUSES: [(u16, &str); 12] = [
     (413, "The body is too large."),
     (415, "The body is not `application/json`."),
     (422, "Readable, but wrong: `errors` says where."),
+    (429, "Too much for now: try again after `Retry-After`."),
     (500, "A defect of this server; its log knows the request id."),
     (503, "No capacity, or a dependency is down: try again after `Retry-After`."),
 ];
@@ -301,7 +309,7 @@ impl ApiResponse for ApiError {
             status: Some(status),
             status_range: None,
             content: vec![MetaMediaType { content_type: ProblemJson::CONTENT_TYPE, schema: Problem::schema_ref() }],
-            headers: if status == 503 { vec![retry_after()] } else { Vec::new() },
+            headers: if matches!(status, 429 | 503) { vec![retry_after()] } else { Vec::new() },
         };
         MetaResponses { responses: STATUSES.into_iter().map(response).collect() }
     }
@@ -357,6 +365,8 @@ mod tests {
                 "415 unsupported_media_type",
                 "422 invalid_request",
                 "422 idempotency_key_reused",
+                "429 rate_limited",
+                "429 too_many_attempts",
                 "500 internal_error",
                 "503 unavailable",
                 "503 draining",
