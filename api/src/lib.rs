@@ -19,6 +19,7 @@ pub mod ring;
 pub mod routes;
 pub mod serve;
 pub mod sse;
+pub mod throttle;
 pub mod watch;
 
 use std::sync::Arc;
