@@ -14,6 +14,7 @@ pub mod job;
 pub mod jobs;
 pub mod lease;
 pub mod leases;
+pub mod limits;
 pub mod principal;
 pub mod reconciler;
 pub mod store;
@@ -26,5 +27,6 @@ mod db;
 mod ending;
 mod redis;
 mod spool;
+mod window;
 
 pub use error::{Error, Result};

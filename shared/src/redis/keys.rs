@@ -1,6 +1,6 @@
 //! Every key and channel. Braces make the keys of one script share a Redis Cluster slot.
 
-use crate::id::JobId;
+use crate::id::{ApiKeyId, JobId, UserId};
 
 /// The stream of doorbells: one entry for each job that waits or runs.
 pub const WORK: &str = "{q}:work";
@@ -19,4 +19,14 @@ pub fn log(job: JobId) -> String {
 /// Where the growth of one job's log is announced.
 pub fn channel(job: JobId) -> String {
     format!("j:{{{}}}:ch", job.uuid().simple())
+}
+
+/// The hourly window of a user.
+pub fn user_window(user: UserId) -> String {
+    format!("l:{{{}}}:u", user.uuid().simple())
+}
+
+/// The hourly window of a key of `user`.
+pub fn key_window(user: UserId, key: ApiKeyId) -> String {
+    format!("l:{{{}}}:k:{}", user.uuid().simple(), key.uuid().simple())
 }

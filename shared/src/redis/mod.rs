@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 mod keys;
 pub use keys::LEADER_STAMP;
+pub mod limits;
 pub mod log;
 pub mod queue;
 pub mod signals;
