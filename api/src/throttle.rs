@@ -80,7 +80,7 @@ enum Place<K> {
 
 /// So many tries a minute for each `K`.
 struct Limiter<K: Hash + Eq + Clone> {
-    limiter: DefaultKeyedRateLimiter<Place<K>>,
+    tries: DefaultKeyedRateLimiter<Place<K>>,
     clock: DefaultClock,
     began: <DefaultClock as governor::clock::Clock>::Instant,
     /// When, in milliseconds from the beginning, the next sweep is due.
@@ -91,14 +91,14 @@ struct Limiter<K: Hash + Eq + Clone> {
 impl<K: Hash + Eq + Clone> Limiter<K> {
     fn new(per_minute: NonZeroU32) -> Self {
         let clock = DefaultClock::default();
-        let limiter = DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute));
-        Self { limiter, began: clock.now(), clock, sweep_at: AtomicU64::new(0), places: RandomState::new() }
+        let tries = DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute));
+        Self { tries, began: clock.now(), clock, sweep_at: AtomicU64::new(0), places: RandomState::new() }
     }
 
     fn admit(&self, key: K) -> Result<(), ApiError> {
         self.sweep();
-        let place = if self.limiter.len() < APART { Place::Own(key) } else { Place::Shared(self.places.hash_one(&key) % SHARED) };
-        self.limiter.check_key(&place).map_err(|refusal| {
+        let place = if self.tries.len() < APART { Place::Own(key) } else { Place::Shared(self.places.hash_one(&key) % SHARED) };
+        self.tries.check_key(&place).map_err(|refusal| {
             let wait = refusal.wait_time_from(self.clock.now());
             // A part of a second counts as a whole one: who comes back then is let in.
             let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -113,8 +113,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         let due = self.sweep_at.load(Ordering::Relaxed);
         let next = now + u64::try_from(SWEEP.as_millis()).unwrap_or(u64::MAX);
         if now >= due && self.sweep_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.limiter.retain_recent();
-            self.limiter.shrink_to_fit();
+            self.tries.retain_recent();
+            self.tries.shrink_to_fit();
         }
     }
 }
@@ -186,7 +186,7 @@ mod tests {
         let admitted = (0..2 * APART).filter(|n| throttle.admit_refresh(address(*n)).is_ok()).count();
 
         let most = APART + usize::try_from(SHARED).expect("few");
-        assert!(throttle.0.renewals.limiter.len() <= most);
+        assert!(throttle.0.renewals.tries.len() <= most);
         assert!((APART..=most).contains(&admitted), "{admitted}");
     }
 }
