@@ -11,7 +11,7 @@ use poem::{
 
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, X-API-Key, X-Request-Id";
-const RESPONSE_HEADERS: &str = "ETag, Location, Preference-Applied, Retry-After, X-Request-Id";
+const RESPONSE_HEADERS: &str = "ETag, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id";
 
 /// `scheme://host[:port]`, as browsers send it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -75,6 +75,7 @@ impl Envelope {
         let status = error.code().status();
         let mut response = Response::builder().status(status).content_type(ProblemJson::CONTENT_TYPE).body(body);
         let headers = response.headers_mut();
+        headers.extend(error.headers().cloned().unwrap_or_default());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"claude-api\""));

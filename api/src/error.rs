@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 
 use poem::{
     error::{MethodNotAllowedError, NotFoundError, ReadBodyError, ResponseError},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
 };
 use poem_openapi::{
     ApiResponse, Object,
@@ -158,13 +158,14 @@ pub struct ApiError {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after_secs: Option<u32>,
+    headers: Option<Box<HeaderMap>>,
     source: Option<shared::error::Cause>,
 }
 
 impl ApiError {
     /// `code`, with a sentence for a person.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, source: None }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, headers: None, source: None }
     }
 
     /// The request was understood and is wrong in these places.
@@ -185,6 +186,16 @@ impl ApiError {
     /// The same request may pass when it is sent again after `retry_after_secs`.
     pub fn unavailable(code: Code, detail: impl Into<Cow<'static, str>>, retry_after_secs: u32) -> Self {
         Self { retry_after_secs: Some(retry_after_secs), ..Self::new(code, detail) }
+    }
+
+    /// The same, with `headers` on its answer.
+    pub fn with_headers(self, headers: HeaderMap) -> Self {
+        Self { headers: Some(Box::new(headers)), ..self }
+    }
+
+    /// What its answer has beside the usual headers.
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.headers.as_deref()
     }
 
     /// The word for it.

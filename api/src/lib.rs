@@ -12,6 +12,7 @@ pub mod cors;
 pub mod envelope;
 pub mod error;
 pub mod feed;
+pub mod limit;
 pub mod models;
 pub mod openapi;
 pub mod pace;

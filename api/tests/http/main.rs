@@ -6,5 +6,6 @@ mod connections;
 mod contract;
 mod events;
 mod jobs;
+mod limit;
 mod problems;
 mod stage;
