@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The longest wait for the whole of a body.
-const READ_TIMEOUT: Duration = Duration::from_mins(1);
+pub const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What a body must still fulfil once it has the right shape.
 pub trait Check {

@@ -9,6 +9,7 @@ pub mod client_address;
 pub mod config;
 pub mod contract;
 pub mod cors;
+pub mod deadline;
 pub mod envelope;
 pub mod error;
 pub mod feed;
@@ -34,7 +35,7 @@ pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
     let config = &app.config;
     let envelope = Envelope::new(config.origins.clone(), AllowedMethods::of_contract(), config.trusted_proxies.clone());
     let envelope = Arc::new(envelope);
-    openapi::routes().around(auth::authenticate).data(app).around(move |next, request| {
+    openapi::routes().around(deadline::bound).around(auth::authenticate).data(app).around(move |next, request| {
         let envelope = envelope.clone();
         async move { envelope.wrap(next, request).await }
     })
