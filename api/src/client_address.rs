@@ -19,6 +19,15 @@ impl TrustedProxies {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
+
+    /// These, and this machine.
+    pub fn and_this_machine(&self) -> Self {
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|address: IpAddr| match address {
+            IpAddr::V4(_) => IpNet::new_assert(address, 8),
+            IpAddr::V6(_) => IpNet::new_assert(address, 128),
+        });
+        Self(self.0.iter().copied().chain(loopback).collect())
+    }
 }
 
 /// A text that names no network.

@@ -42,7 +42,12 @@ async fn serve() -> anyhow::Result<()> {
     // The port first: that it is taken is the likeliest mistake, and seen at once.
     let listener = serve::listen(config.address).await?;
     let Some(store) = Store::open(&config.store, &draining).await? else { return Ok(()) };
-    let limits = serve::Limits { connections: config.max_connections, drain: config.drain_timeout };
+    let limits = serve::Limits {
+        connections: config.max_connections,
+        per_address: config.max_connections_per_address,
+        uncounted: config.trusted_proxies.and_this_machine(),
+        drain: config.drain_timeout,
+    };
     let address = listener.local_addr()?;
     let reconciler = tokio::spawn(reconciler::run(store.clone(), draining.clone()));
     let app = App::new(config, store, draining.clone());

@@ -1,18 +1,23 @@
-//! The connections. A loop of our own around the endpoint, for what a public listener owes itself: a bound
-//! on connections, on the time a client may take to say what it wants and to take what it asked for, and an
-//! end that lets requests finish.
+//! The connections. A loop of our own around the endpoint, for what a public listener owes itself: bounds on
+//! connections, in all and of one address, on the time a client may take to say what it wants and to take
+//! what it asked for, and an end that lets requests finish.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use hyper::{Request, body::Incoming, service::service_fn};
+use hyper::{
+    Request,
+    body::{Body, Frame, Incoming, SizeHint},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -25,24 +30,33 @@ use poem::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-/// How long a client may take to send the head of a request.
+use crate::client_address::{ClientAddress, TrustedProxies};
+
+/// How long a client may take to send the head of a request; on HTTP/1.1 also how long it may have none to
+/// send after an answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection is kept that has nothing to do. Only HTTP/2 gets there.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long to wait after a connection could not be accepted, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Bounds of the listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// The most connections at a time.
     pub connections: usize,
+    /// The most connections of one address at a time.
+    pub per_address: usize,
+    /// Whose connections are not counted by address.
+    pub uncounted: TrustedProxies,
     /// How long requests may take to finish once the server was told to stop.
     pub drain: Duration,
 }
@@ -67,9 +81,14 @@ where
 {
     let endpoint = Arc::new(endpoint);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let neighbours = Neighbours { most: limits.per_address, uncounted: limits.uncounted, counts: Arc::default() };
     let connections = TaskTracker::new();
     let cut_off = CancellationToken::new();
     while let Some((socket, peer, slot)) = accept(&listener, &slots, &draining).await {
+        let Some(place) = neighbours.admit(peer.ip()) else {
+            debug!(%peer, "Closed a connection: its address has too many");
+            continue;
+        };
         let connection = connection(socket, peer, endpoint.clone(), draining.clone());
         let cut_off = cut_off.clone();
         connections.spawn(async move {
@@ -77,7 +96,7 @@ where
                 () = connection => {}
                 () = cut_off.cancelled() => {}
             }
-            drop(slot);
+            drop((slot, place));
         });
     }
     drop(listener);
@@ -130,11 +149,16 @@ where
     let local = LocalAddr(socket.local_addr().map_or_else(|_| Addr::custom("tcp", "unknown"), Addr::from));
     let remote = RemoteAddr(Addr::from(peer));
     let asked = CancellationToken::new();
+    let requests = Requests::default();
     let service = service_fn(|request: Request<Incoming>| {
         asked.cancel();
+        let open = requests.open();
         let request = poem::Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
         let endpoint = endpoint.clone();
-        async move { Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await)) }
+        async move {
+            let response = hyper::Response::from(endpoint.get_response(request).await);
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _open: open }))
+        }
     });
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -149,16 +173,121 @@ where
             std::future::pending::<()>().await;
         }
     };
+    let over = async {
+        tokio::select! {
+            () = draining.cancelled() => {}
+            () = requests.none_for(IDLE_TIMEOUT) => {}
+        }
+    };
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = silent => return,
-        () = draining.cancelled() => {
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = outcome {
         debug!(%peer, error, "Lost a connection");
+    }
+}
+
+/// How many connections each address has.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// The bound on the connections of one address.
+struct Neighbours {
+    most: usize,
+    uncounted: TrustedProxies,
+    counts: Counts,
+}
+
+/// The place of one connection among those of its address.
+struct Place(Option<(IpAddr, Counts)>);
+
+impl Neighbours {
+    /// A place for a connection of `peer`, if there is one.
+    fn admit(&self, peer: IpAddr) -> Option<Place> {
+        let peer = peer.to_canonical();
+        if self.uncounted.contains(peer) {
+            return Some(Place(None));
+        }
+        let network = ClientAddress(peer).network();
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(network).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place(Some((network, self.counts.clone()))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((network, counts)) = &self.0 else { return };
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(network) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(network);
+            }
+        }
+    }
+}
+
+/// The requests of one connection whose answers have not been sent to their end.
+#[derive(Clone, Default)]
+struct Requests(watch::Sender<usize>);
+
+/// One of them.
+struct Open(Requests);
+
+impl Requests {
+    fn open(&self) -> Open {
+        self.0.send_modify(|count| *count += 1);
+        Open(self.clone())
+    }
+
+    /// Wait until there was none for so long.
+    async fn none_for(&self, limit: Duration) {
+        let mut count = self.0.subscribe();
+        loop {
+            let is_idle = *count.borrow_and_update() == 0;
+            let is_unchanged = timeout(limit, count.changed()).await.is_err();
+            if is_idle && is_unchanged {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A body that keeps its request open until it is sent or given up.
+struct Answer<B> {
+    body: B,
+    _open: Open,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -232,6 +361,41 @@ mod tests {
         let error = Impatient::new(ours).write_all(&[0; 11]).await.expect_err("given up");
 
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_a_proxy_any_number() {
+        let uncounted = "10.0.0.0/8".parse().expect("a network");
+        let neighbours = Neighbours { most: 2, uncounted, counts: Arc::default() };
+        let admit = |peer: &str| neighbours.admit(peer.parse().expect("an address"));
+
+        let places = [admit("203.0.113.1"), admit("::ffff:203.0.113.1"), admit("2001:db8::1"), admit("2001:db8::2")];
+        assert!(places.iter().all(Option::is_some));
+        assert!(admit("203.0.113.1").is_none() && admit("2001:db8::3").is_none());
+        assert!(admit("203.0.113.2").is_some() && admit("2001:db8:0:1::1").is_some());
+        let proxied: Vec<_> = (0..5).map(|_| admit("10.0.0.1")).collect();
+        assert!(proxied.iter().all(Option::is_some));
+
+        drop(places);
+        assert!(admit("203.0.113.1").is_some());
+        assert!(neighbours.counts.lock().expect("not poisoned").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_when_its_last_answer_was_sent_for_so_long() {
+        let (requests, begun) = (Requests::default(), Instant::now());
+
+        let work = async {
+            sleep(IDLE_TIMEOUT / 2).await;
+            let open = requests.open();
+            sleep(IDLE_TIMEOUT * 3).await;
+            drop(Answer { body: String::new(), _open: open });
+            sleep(IDLE_TIMEOUT / 2).await;
+            drop(requests.open());
+        };
+        tokio::join!(requests.none_for(IDLE_TIMEOUT), work);
+
+        assert_eq!(begun.elapsed(), IDLE_TIMEOUT * 5);
     }
 
     #[tokio::test(start_paused = true)]

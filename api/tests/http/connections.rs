@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::serve::{self, Limits};
+use api::{
+    client_address::TrustedProxies,
+    serve::{self, Limits},
+};
 use poem::{Endpoint, EndpointExt as _, Request, Response, endpoint::make};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,10 +24,15 @@ struct Server {
 }
 
 async fn start(endpoint: impl Endpoint<Output = Response> + 'static, connections: usize, drain: Duration) -> Server {
+    let uncounted = TrustedProxies::default().and_this_machine();
+    start_with(endpoint, Limits { connections, per_address: 1, uncounted, drain }).await
+}
+
+async fn start_with(endpoint: impl Endpoint<Output = Response> + 'static, limits: Limits) -> Server {
     let listener = serve::listen("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let draining = CancellationToken::new();
-    let running = tokio::spawn(serve::serve(listener, endpoint, Limits { connections, drain }, draining.clone()));
+    let running = tokio::spawn(serve::serve(listener, endpoint, limits, draining.clone()));
     Server { address, draining, running }
 }
 
@@ -49,6 +57,11 @@ async fn to_end(socket: &mut TcpStream) -> String {
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, socket.read_to_string(&mut text)).await.expect("closed in time").expect("readable");
     text
+}
+
+/// Whether the peer says something, or closes, within `limit`.
+async fn heard(socket: &mut TcpStream, byte: &mut [u8; 1], limit: Duration) -> bool {
+    tokio::time::timeout(limit, socket.read(byte)).await.is_ok()
 }
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
@@ -89,7 +102,20 @@ async fn a_client_that_says_nothing_is_closed_after_ten_seconds() {
         let mut word = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut word)).await.expect("closed in time");
     });
-    futures_util::future::join_all(says).await;
+    let drips = async {
+        let mut socket = TcpStream::connect(server.address).await.expect("connected");
+        let mut byte = [0];
+        let drip = async {
+            let head = b"GET / HTTP/1.1\r\nhost: here\r\nx-slow: ".iter().chain(b"s".iter().cycle());
+            for said in head {
+                if socket.write_all(&[*said]).await.is_err() || heard(&mut socket, &mut byte, Duration::from_millis(300)).await {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, drip).await.expect("closed in time");
+    };
+    tokio::join!(futures_util::future::join_all(says), drips);
 
     assert!((9..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }
@@ -106,6 +132,56 @@ async fn a_connection_beyond_the_bound_waits_for_room() {
     drop(first);
 
     assert!(to_end(&mut second).await.starts_with("HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
+async fn one_address_cannot_have_all_connections() {
+    let limits = Limits { connections: 10, per_address: 2, uncounted: TrustedProxies::default(), drain: PATIENCE };
+    let server = start_with(hello(), limits).await;
+    let connect = async || TcpStream::connect(server.address).await.expect("connected");
+    let mut places = [connect().await, connect().await];
+
+    let mut third = connect().await;
+    let mut byte = [0];
+    let closed = tokio::time::timeout(PATIENCE, third.read(&mut byte)).await.expect("closed in time");
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    places[0].write_all(GET).await.expect("sent");
+    assert!(to_end(&mut places[0]).await.ends_with("hello"));
+
+    // The place is free once the server has seen its connection end.
+    let answered = async {
+        loop {
+            let (mut socket, mut answer) = (connect().await, Vec::new());
+            if socket.write_all(GET).await.is_ok() && socket.read_to_end(&mut answer).await.is_ok_and(|length| length > 0) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("a place in time");
+}
+
+#[tokio::test]
+async fn a_connection_without_another_request_is_closed() {
+    let server = start(hello(), 10, PATIENCE).await;
+    let mut socket = TcpStream::connect(server.address).await.expect("connected");
+    socket.write_all(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n").await.expect("sent");
+    let begun = tokio::time::Instant::now();
+
+    assert!(to_end(&mut socket).await.ends_with("hello"));
+
+    assert!((9..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_knows_its_peer() {
+    let tells = make(|request: Request| async move { request.remote_addr().to_string() }).map_to_response();
+    let server = start(tells, 10, PATIENCE).await;
+    let mut socket = TcpStream::connect(server.address).await.expect("connected");
+
+    socket.write_all(GET).await.expect("sent");
+
+    let ours = socket.local_addr().expect("connected");
+    assert!(to_end(&mut socket).await.ends_with(&format!("socket://{ours}")));
 }
 
 #[tokio::test]
