@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The longest wait for Redis.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(150);
 /// How long Redis is left alone after it did not answer: one request in that time tries it.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Users and keys whose windows are kept in memory while Redis is away.
@@ -91,6 +91,7 @@ pub struct Limits(Arc<Inner>);
 
 struct Inner {
     redis: Client,
+    patience: Duration,
     breaker: Breaker,
     own: OwnWindows,
     granted: AtomicU64,
@@ -101,8 +102,13 @@ struct Inner {
 impl Limits {
     /// The windows in `store`, shared by so many replicas.
     pub fn new(store: &Store, replicas: u32) -> Self {
+        Self::over(store.redis().clone(), PATIENCE, replicas)
+    }
+
+    fn over(redis: Client, patience: Duration, replicas: u32) -> Self {
         Self(Arc::new(Inner {
-            redis: store.redis().clone(),
+            redis,
+            patience,
             breaker: Breaker::default(),
             own: OwnWindows::new(replicas),
             granted: AtomicU64::new(0),
@@ -167,7 +173,7 @@ impl Limits {
     }
 
     async fn ask_redis(&self, operation: Operation, quota: Quota) -> Option<Outcome> {
-        let Inner { redis, breaker, .. } = &*self.0;
+        let Inner { redis, patience, breaker, .. } = &*self.0;
         if !breaker.may_try() {
             return None;
         }
@@ -176,9 +182,9 @@ impl Limits {
                 return Err("it is not connected".to_owned());
             }
             let answer = common::run(redis, operation, (quota.user, quota.per_user), quota.key);
-            match tokio::time::timeout(PATIENCE, answer).await {
+            match tokio::time::timeout(*patience, answer).await {
                 Ok(answer) => answer.map_err(|error| std::error::Error::source(&error).unwrap_or(&error).to_string()),
-                Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+                Err(_) => Err(format!("no answer within {patience:?}")),
             }
         };
         match asked.await {
@@ -307,9 +313,142 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use fred::prelude::Value;
 
-    async fn granted(own: &OwnWindows, quota: Quota) -> usize {
+    use super::*;
+    use crate::redis::server::Server;
+
+    /// A busy machine is no outage.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// One of `replicas` processes that count by `server`.
+    async fn replica(server: &Server, patience: Duration, replicas: u32) -> Limits {
+        Limits::over(server.connect().await, patience, replicas)
+    }
+
+    /// How many of `tries` are let in, and how many of the decisions were made alone.
+    async fn granted(limits: &Limits, user: UserId, per_user: u32, tries: u32) -> (u64, u64) {
+        let before = limits.counts();
+        for _ in 0..tries {
+            limits.charge(user, per_user, None).await;
+        }
+        let after = limits.counts();
+        assert_eq!(after.granted + after.refused, before.granted + before.refused + u64::from(tries));
+        (after.granted - before.granted, after.fallbacks - before.fallbacks)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_clients_of_two_replicas_are_granted_exactly_the_limit() {
+        let server = Server::start();
+        let replicas = [replica(&server, LONG, 2).await, replica(&server, LONG, 2).await];
+        let (user, key) = (UserId::new(), ApiKeyId::new());
+
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let limits = replicas[client % 2].clone();
+                tokio::spawn(async move {
+                    let (mut all, mut by_key) = (0, 0);
+                    for n in 0..50 {
+                        let key = (n % 2 == 0).then_some((key, 30));
+                        if let Verdict::Granted { .. } = limits.charge(user, 100, key).await {
+                            all += 1;
+                            by_key += u32::from(key.is_some());
+                        }
+                    }
+                    (all, by_key)
+                })
+            })
+            .collect();
+        let (mut all, mut by_key) = (0, 0);
+        for client in clients {
+            let granted = client.await.unwrap();
+            (all, by_key) = (all + granted.0, by_key + granted.1);
+        }
+
+        assert_eq!((all, by_key), (100, 30));
+        let counts = replicas.map(|limits| limits.counts());
+        assert_eq!(counts.map(|counts| counts.granted).iter().sum::<u64>(), 100);
+        assert_eq!(counts.map(|counts| counts.refused).iter().sum::<u64>(), 300);
+        assert_eq!(counts.map(|counts| counts.fallbacks), [0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_look_costs_nothing_and_agrees_with_what_was_said() {
+        let server = Server::start();
+        let (limits, user, key) = (replica(&server, LONG, 1).await, UserId::new(), Some((ApiKeyId::new(), 3)));
+        let left = |(user, key): (Allowance, Option<Allowance>)| (user.remaining, key.map(|key| key.remaining));
+
+        let verdict = limits.charge(user, 5, key).await;
+
+        let Verdict::Granted { user: of_user, key: of_key, receipt, is_fallback: false } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(left((of_user, of_key)), (4, Some(2)));
+        for _ in 0..3 {
+            assert_eq!(left(limits.peek(user, 5, key).await), (4, Some(2)));
+        }
+        let refunded = limits.refund(user, 5, key, receipt).await.unwrap();
+        assert_eq!((left(refunded), refunded.0.reset_secs), ((5, Some(3)), 0));
+    }
+
+    #[tokio::test]
+    async fn while_redis_is_away_each_replica_grants_its_part_without_delay() {
+        let mut server = Server::start();
+        let replicas = [replica(&server, PATIENCE, 2).await, replica(&server, PATIENCE, 2).await];
+        let user = UserId::new();
+        server.kill();
+
+        let begun = Instant::now();
+        for limits in &replicas {
+            assert_eq!(granted(limits, user, 10, 100).await, (5, 100));
+        }
+
+        // Waiting each time would take thirty seconds.
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_does_not_answer_holds_up_nobody() {
+        let server = Server::start();
+        let (limits, user) = (replica(&server, PATIENCE, 1).await, UserId::new());
+        server.stop();
+
+        let begun = Instant::now();
+        assert_eq!(granted(&limits, user, 1_000, 200).await, (200, 200));
+
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn redis_counts_again_when_it_is_back_and_knows_what_it_knew() {
+        let mut server = Server::start();
+        let (limits, user) = (replica(&server, LONG, 1).await, UserId::new());
+        assert_eq!(granted(&limits, user, 10, 8).await, (8, 0));
+        server.kill();
+        assert_eq!(granted(&limits, UserId::new(), 10, 1).await, (1, 1));
+
+        server.restart();
+
+        let (another, no_limit) = (UserId::new(), u32::MAX);
+        let back = async {
+            while granted(&limits, another, no_limit, 1).await != (1, 0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, back).await.unwrap();
+        assert_eq!(granted(&limits, user, 10, 10).await, (2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_wiped_redis_begins_anew() {
+        let server = Server::start();
+        let (limits, user) = (replica(&server, LONG, 1).await, UserId::new());
+        assert_eq!(granted(&limits, user, 3, 5).await, (3, 0));
+
+        let _: Value = limits.0.redis.flushall(false).await.unwrap();
+
+        assert_eq!(granted(&limits, user, 3, 5).await, (3, 0));
+    }
+
+    async fn granted_alone(own: &OwnWindows, quota: Quota) -> usize {
         let mut granted = 0;
         for _ in 0..20 {
             granted += usize::from(own.run(Operation::Charge, quota).await.granted);
@@ -323,7 +462,7 @@ mod tests {
             let own = OwnWindows::new(replicas);
             let quota = Quota { user: UserId::new(), per_user: limit, key: None };
 
-            assert_eq!(granted(&own, quota).await, part, "{limit} by {replicas}");
+            assert_eq!(granted_alone(&own, quota).await, part, "{limit} by {replicas}");
         }
     }
 
@@ -332,8 +471,8 @@ mod tests {
         let own = OwnWindows::new(2);
         let quota = Quota { user: UserId::new(), per_user: 10, key: Some((ApiKeyId::new(), 4)) };
 
-        assert_eq!(granted(&own, quota).await, 2);
-        assert_eq!(granted(&own, Quota { key: None, ..quota }).await, 3);
+        assert_eq!(granted_alone(&own, quota).await, 2);
+        assert_eq!(granted_alone(&own, Quota { key: None, ..quota }).await, 3);
     }
 
     #[test]

@@ -61,69 +61,21 @@ fn standing([remaining, reset_ms, wait_ms]: [i64; 3]) -> Option<Standing> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        env, fs,
-        io::{BufRead as _, BufReader},
-        path::PathBuf,
-        process::{Child, Command, Stdio},
-    };
-
     use fred::interfaces::{ClientLike as _, KeysInterface as _};
     use proptest::test_runner::{Config, TestRunner};
     use tokio::runtime::Runtime;
 
-    use super::{
-        super::{Purpose, connect},
-        *,
-    };
-    use crate::{
-        config::Env,
-        window::{
-            Window,
-            tests::{Book, Deed, story},
-        },
+    use super::{super::server::Server, *};
+    use crate::window::{
+        Window,
+        tests::{Book, Deed, story},
     };
 
     const HOUR: i64 = 3_600_000;
 
-    /// A Redis of one test.
-    struct Server {
-        child: Child,
-        directory: PathBuf,
-    }
-
-    impl Server {
-        fn start(test: &str) -> Self {
-            let directory = env::temp_dir().join(format!("shared-{test}-{}", std::process::id()));
-            fs::create_dir_all(&directory).unwrap();
-            let program = Env::of_process().text("REDIS_SERVER").unwrap_or("redis-server").to_owned();
-            let mut child = Command::new(program)
-                .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
-                .current_dir(&directory)
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("redis-server (or the one that REDIS_SERVER names)");
-            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-            assert!(lines.any(|line| line.contains("eady to accept connections")));
-            Self { child, directory }
-        }
-
-        async fn connect(&self) -> Client {
-            connect(&format!("redis+unix://{}", self.directory.join("redis.sock").display()), Purpose::Commands).await.unwrap()
-        }
-    }
-
-    impl Drop for Server {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-            let _ = fs::remove_dir_all(&self.directory);
-        }
-    }
-
     #[test]
     fn no_hour_sees_more_than_the_limit_and_the_script_agrees_with_the_window() {
-        let server = Server::start("windows");
+        let server = Server::start();
         let runtime = Runtime::new().unwrap();
         // Replicas: two connections that take turns.
         let clients = runtime.block_on(async { [server.connect().await, server.connect().await] });
@@ -171,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_grants_nothing_twice_and_locks_nobody_out() {
-        let server = Server::start("clock");
+        let server = Server::start();
         Runtime::new().unwrap().block_on(async {
             let (client, user) = (server.connect().await, UserId::new());
             let charge = async |at: i64| run_by(&at.to_string(), &client, Operation::Charge, (user, 1), None).await.unwrap();
@@ -187,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_window_is_gone_when_nothing_in_it_counts() {
-        let server = Server::start("expiry");
+        let server = Server::start();
         Runtime::new().unwrap().block_on(async {
             let (client, user, key) = (server.connect().await, UserId::new(), ApiKeyId::new());
 

@@ -16,6 +16,8 @@ pub use keys::LEADER_STAMP;
 pub mod limits;
 pub mod log;
 pub mod queue;
+#[cfg(test)]
+pub mod server;
 pub mod signals;
 
 /// No answer of Redis is worth a longer wait.
