@@ -22,6 +22,7 @@ mod m20261122_000004_workers;
 mod m20261122_000005_usage;
 mod m20261122_000006_settings;
 mod m20261122_000007_bootstrap_user;
+mod m20261123_000001_accounts;
 
 struct Migrator;
 
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000005_usage::Migration),
             Box::new(m20261122_000006_settings::Migration),
             Box::new(m20261122_000007_bootstrap_user::Migration),
+            Box::new(m20261123_000001_accounts::Migration),
         ]
     }
 }
