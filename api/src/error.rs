@@ -31,6 +31,8 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
+    EmailTaken,
+    LastAdmin,
     PositionGone,
     BodyTooLarge,
     UnsupportedMediaType,
@@ -55,6 +57,8 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
+        Self::EmailTaken,
+        Self::LastAdmin,
         Self::PositionGone,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
@@ -79,6 +83,8 @@ impl Code {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
+            Self::EmailTaken => "email_taken",
+            Self::LastAdmin => "last_admin",
             Self::PositionGone => "position_gone",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -101,6 +107,7 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::EmailTaken | Self::LastAdmin => StatusCode::CONFLICT,
             Self::PositionGone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -252,6 +259,8 @@ impl From<shared::Error> for ApiError {
             shared::Error::IdempotencyMismatch => {
                 Self::new(Code::IdempotencyKeyReused, "this `Idempotency-Key` was used before with another request")
             }
+            shared::Error::EmailTaken => Self::new(Code::EmailTaken, "another account has this email address"),
+            shared::Error::LastAdmin => Self::new(Code::LastAdmin, "the last active admin stays one"),
             shared::Error::Unavailable { .. } => {
                 let detail = "a service this needs is away: try again";
                 Self { source: Some(error.into()), ..Self::unavailable(Code::Unavailable, detail, 2) }

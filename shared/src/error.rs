@@ -13,6 +13,12 @@ pub enum Error {
     /// The same idempotency key was used before with another request.
     #[error("idempotency key was used with another request")]
     IdempotencyMismatch,
+    /// Another account has this address.
+    #[error("another account has this email address")]
+    EmailTaken,
+    /// Nobody would be left who may administer the service.
+    #[error("the last active admin stays")]
+    LastAdmin,
     /// The database or Redis is away or too slow; the same call may pass later.
     #[error("{service} is unavailable")]
     Unavailable {

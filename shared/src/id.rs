@@ -107,6 +107,11 @@ id!(
     "key_"
 );
 id!(
+    /// An entry of the audit log.
+    AuditId,
+    "audit_"
+);
+id!(
     /// One incarnation of a worker process: a restarted worker is another one.
     WorkerId,
     "worker_"

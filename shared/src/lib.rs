@@ -25,6 +25,7 @@ pub mod workers;
 
 mod db;
 mod ending;
+mod random;
 mod redis;
 mod spool;
 mod window;

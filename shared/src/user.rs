@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -74,4 +75,76 @@ pub struct User {
     pub created_at: Timestamp,
     /// When it last logged in.
     pub last_login_at: Option<Timestamp>,
+}
+
+impl User {
+    /// Whether it may administer the service.
+    pub fn is_active_admin(&self) -> bool {
+        self.role == Role::Admin && !self.disabled
+    }
+}
+
+/// An address to log in with: the dot-string form of RFC 5321, section 4.1.2, in ASCII. Its case is
+/// kept, and means nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Email(String);
+
+/// A text that is no email address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an email address")]
+pub struct InvalidEmail;
+
+impl Email {
+    const LONGEST: usize = 254;
+    const LONGEST_LOCAL: usize = 64;
+    const LONGEST_LABEL: usize = 63;
+
+    /// The address, as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What tells it from others.
+    pub fn folded(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+impl FromStr for Email {
+    type Err = InvalidEmail;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEmail> {
+        let (local, domain) = text.split_once('@').ok_or(InvalidEmail)?;
+        let is_short = text.len() <= Self::LONGEST && local.len() <= Self::LONGEST_LOCAL;
+        if is_short && local.split('.').all(is_atom) && domain.split('.').all(is_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidEmail)
+        }
+    }
+}
+
+fn is_atom(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b))
+}
+
+fn is_label(text: &str) -> bool {
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    !text.is_empty() && text.len() <= Email::LONGEST_LABEL && is_plain && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// A password as the record has it: a PHC string, with the algorithm, its cost and the salt.
+#[derive(Clone, Debug)]
+pub struct PasswordHash(SecretString);
+
+impl PasswordHash {
+    /// A hash that was just made, or read back.
+    pub fn new(phc: String) -> Self {
+        Self(phc.into())
+    }
+
+    /// The PHC string, to verify against.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
 }
