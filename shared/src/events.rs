@@ -11,7 +11,7 @@ use crate::{
     ending,
     event::{Event, EventId, StartReason},
     id::JobId,
-    redis::{log, signals::Line},
+    redis::{log, signals::JobLine},
     store::Store,
 };
 
@@ -49,7 +49,7 @@ pub struct Requeued {
 }
 
 /// News about one job, from the moment it was made. Dropping it ends it.
-pub struct Subscription(Line);
+pub struct Subscription(JobLine);
 
 impl Subscription {
     /// The next piece of news. Cancel-safe.

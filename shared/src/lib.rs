@@ -4,7 +4,10 @@
 //! what can be done with them (`jobs`, `workers`). What only one of the two binaries uses does not
 //! belong here. Table, column and key names are known to the private modules `db` and `redis` alone.
 
+pub mod access;
 pub mod api_key;
+pub mod api_keys;
+pub mod audit;
 pub mod config;
 pub mod error;
 pub mod event;
@@ -15,14 +18,17 @@ pub mod jobs;
 pub mod lease;
 pub mod leases;
 pub mod limits;
+pub mod logins;
 pub mod principal;
 pub mod reconciler;
 pub mod store;
 pub mod telemetry;
 pub mod time;
 pub mod user;
+pub mod users;
 pub mod workers;
 
+mod changes;
 mod db;
 mod ending;
 mod random;

@@ -27,8 +27,10 @@ use crate::{
     job::{Job, JobError, JobState, RetryAfterOutput},
     lease::{HeldJobs, exhausted_by},
     leases::give_back,
+    logins,
     redis::{self, queue, signals},
     store::Store,
+    users,
 };
 
 /// The most rows one look takes on; the rest waits for the next tick.
@@ -36,6 +38,9 @@ const BATCH: u32 = 500;
 
 /// How long after its end a job is left to its own worker to announce.
 const SETTLING: Duration = Duration::from_secs(2);
+
+/// How often tokens that expired long ago are looked for.
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// Watch over all jobs until `shutdown` fires: lead if nobody does, stand by otherwise.
 pub async fn run(store: Store, shutdown: CancellationToken) {
@@ -62,11 +67,13 @@ struct Reconciler {
     rival: Option<(Seen, Instant)>,
     /// Each living worker's beat when it last changed, and when that was noticed.
     pulses: HashMap<Uuid, (i64, Instant)>,
+    /// When expired tokens were last looked for.
+    swept: Option<Instant>,
 }
 
 impl Reconciler {
     fn new(store: Store) -> Self {
-        Self { store, id: Uuid::now_v7(), term: None, rival: None, pulses: HashMap::new() }
+        Self { store, id: Uuid::now_v7(), term: None, rival: None, pulses: HashMap::new(), swept: None }
     }
 
     /// How long the leader's row may stand still.
@@ -82,7 +89,8 @@ impl Reconciler {
         self.bury_the_dead().await?;
         self.give_up_the_overdue().await?;
         self.dispatch_the_waiting().await?;
-        self.announce_the_ended().await
+        self.announce_the_ended().await?;
+        self.forget_the_gone().await
     }
 
     /// After a failure nothing observed before it counts: an outage must not look like everyone's death.
@@ -216,6 +224,15 @@ impl Reconciler {
     async fn announce_the_ended(&self) -> Result<()> {
         for job in table::to_finalize(self.store.db(), SETTLING, BATCH).await? {
             ending::finalize(&self.store, job).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_the_gone(&mut self) -> Result<()> {
+        users::forget_deleted(&self.store).await?;
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
+            logins::forget_expired(&self.store).await?;
+            self.swept = Some(Instant::now());
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
+    changes::Changes,
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
     redis::{self, Purpose, signals::Signals},
@@ -20,6 +21,7 @@ struct Inner {
     db: Db,
     redis: Client,
     signals: Signals,
+    changes: Changes,
     redis_url: SecretString,
     timing: Timing,
     is_one_host: bool,
@@ -49,11 +51,14 @@ impl Store {
         let redis_url = config.redis_url.expose_secret();
         let connect = || async { redis::connect(redis_url, Purpose::Commands).await.map_err(redis::unavailable) };
         let redis = patiently("redis", connect).await?;
-        let signals = patiently("redis", || async { Signals::connect(redis_url).await.map_err(redis::unavailable) }).await?;
+        let changes = Changes::default();
+        let signals =
+            patiently("redis", || async { Signals::connect(redis_url, changes.clone()).await.map_err(redis::unavailable) }).await?;
         Ok(Self(Arc::new(Inner {
             db,
             redis,
             signals,
+            changes,
             redis_url: config.redis_url.clone(),
             timing: config.timing,
             is_one_host: config.is_one_host(),
@@ -84,6 +89,11 @@ impl Store {
 
     pub(crate) fn signals(&self) -> &Signals {
         &self.0.signals
+    }
+
+    /// Whose rights changed lately.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.0.changes
     }
 
     /// Whether all processes share one host, as those of a SQLite file must.

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Db, execute, row, rows};
+use super::{Db, execute, ms, row, rows};
 use crate::{
     Error, Result,
     event::StartReason,
@@ -118,10 +118,6 @@ async fn job(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Ite
 
 async fn jobs(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<Job>> {
     rows::<Row>(db, sql, values).await?.into_iter().map(Job::try_from).collect()
-}
-
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn number(n: u32) -> i32 {
@@ -452,4 +448,25 @@ pub async fn to_finalize(db: &Db, older_than: Duration, limit: u32) -> Result<Ve
 pub async fn mark_finalized(db: &Db, id: JobId) -> Result<()> {
     execute(db.pool(), "UPDATE jobs SET finalized = TRUE WHERE id = $1", [id.uuid().into()]).await?;
     Ok(())
+}
+
+/// The jobs of a user that have not ended, oldest first.
+pub async fn unended(db: &Db, user: UserId, limit: u32) -> Result<Vec<Job>> {
+    jobs(
+        db.pool(),
+        "SELECT * FROM jobs WHERE user_id = $1 AND state IN ('queued', 'running') ORDER BY id LIMIT $2",
+        [user.uuid().into(), i64::from(limit).into()],
+    )
+    .await
+}
+
+/// Forget jobs of a user that ended, and whose end everybody heard; how many there were.
+pub async fn forget_ended(db: &Db, user: UserId, limit: u32) -> Result<u64> {
+    execute(
+        db.pool(),
+        "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE user_id = $1 AND finalized
+                                       AND state IN ('completed', 'failed', 'cancelled') ORDER BY id LIMIT $2)",
+        [user.uuid().into(), i64::from(limit).into()],
+    )
+    .await
 }

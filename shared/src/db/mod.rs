@@ -14,8 +14,12 @@ use crate::{
     config::{ExposeSecret as _, StoreConfig},
 };
 
+pub mod api_keys;
+pub mod audit;
 pub mod jobs;
 pub mod leader;
+pub mod logins;
+pub mod users;
 pub mod workers;
 
 /// A pool of connections to either database.
@@ -95,6 +99,16 @@ fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Ite
     };
     let sql = sql.replace("{now}", now).replace("{for_share}", for_share).replace("{for_update}", for_update);
     Statement::from_sql_and_values(backend, sql, values)
+}
+
+/// A text that both databases can store: PostgreSQL takes no NUL.
+fn plain(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Milliseconds, as columns have them.
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Commit, and say what a failure means.

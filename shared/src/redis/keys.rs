@@ -11,6 +11,9 @@ pub const GROUP: &str = "w";
 /// The leader's stamp: who led when, by the database's clock. Stale: nobody can reach the database.
 pub const LEADER_STAMP: &str = "leader:stamp";
 
+/// Where it is announced that a user's rights changed: each message is the user's UUID.
+pub const ACCESS: &str = "access";
+
 /// One job's numbered log.
 pub fn log(job: JobId) -> String {
     format!("j:{{{}}}:log", job.uuid().simple())

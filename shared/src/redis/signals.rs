@@ -1,5 +1,5 @@
-//! Announcements: one subscription of this process for each job somebody follows here. A signal only
-//! wakes and speeds up; whoever doubts reads the log.
+//! Announcements: one subscription of this process for each channel somebody listens to here, and one
+//! for changes of rights. A signal only wakes and speeds up; whoever doubts reads the record or the log.
 
 use std::collections::HashMap;
 
@@ -10,22 +10,30 @@ use fred::{
     prelude::{Client, Error as RedisError, Value},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
+use uuid::Uuid;
 
 use super::{Purpose, builder, keys, unavailable};
 use crate::{
     Error, Result,
+    changes::Changes,
     event::{Event, EventId},
     events::{Requeued, Signal},
-    id::JobId,
+    id::{JobId, UserId},
     job::Job,
     time::Timestamp,
 };
 
-/// Signals kept for one slow follower; one that falls further behind hears [`Signal::Missed`].
+/// Messages kept for one slow listener; one that falls further behind hears that it missed some.
 const BACKLOG: usize = 64;
 
 /// Published before the JSON of a [`Requeued`]; no event id looks like it.
 const REQUEUED: &[u8] = b"requeued ";
+
+/// Tell every process that the rights of `user` have changed.
+pub async fn announce_change(client: &Client, user: UserId) -> Result<()> {
+    let _: Value = client.publish(keys::ACCESS, user.uuid().simple().to_string()).await.map_err(unavailable)?;
+    Ok(())
+}
 
 /// Tell whoever follows `job` that it went back to the queue. To be called before it is rung for, so that
 /// the news is older than its next start.
@@ -38,8 +46,16 @@ pub async fn announce_requeued(client: &Client, job: &Job) -> Result<()> {
 }
 
 enum Request {
-    Subscribe { job: JobId, reply: oneshot::Sender<Result<broadcast::Receiver<Signal>>> },
-    Unsubscribe { job: JobId },
+    Subscribe { channel: String, reply: oneshot::Sender<Result<broadcast::Receiver<Heard>>> },
+    Unsubscribe { channel: String },
+}
+
+/// What came over a channel.
+#[derive(Clone)]
+enum Heard {
+    Message(Bytes),
+    /// Messages may have been lost.
+    Missed,
 }
 
 /// The subscriptions of this process. The task behind it ends with its last clone.
@@ -51,39 +67,57 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Connect, or say at once why not.
-    pub async fn connect(url: &str) -> Result<Self, RedisError> {
+    /// Connect, or say at once why not. Changes of rights are noted in `changes` from here on.
+    pub async fn connect(url: &str, changes: Changes) -> Result<Self, RedisError> {
         let client = builder(url, Purpose::Commands)?.build_subscriber_client()?;
         client.init().await?;
+        client.subscribe(keys::ACCESS).await?;
         let (requests, inbox) = mpsc::channel(1_024);
         let (farewells, leaving) = mpsc::unbounded_channel();
-        tokio::spawn(Switchboard { client, lines: HashMap::new() }.run(inbox, leaving));
+        tokio::spawn(Switchboard { client, changes, lines: HashMap::new() }.run(inbox, leaving));
         Ok(Self { requests, farewells })
     }
 
     /// Hear about `job` from here on. Active when this answers.
-    pub async fn subscribe(&self, job: JobId) -> Result<Line> {
+    pub async fn subscribe(&self, job: JobId) -> Result<JobLine> {
+        self.listen(keys::channel(job)).await.map(JobLine)
+    }
+
+    async fn listen(&self, channel: String) -> Result<Line> {
         let (reply, answer) = oneshot::channel();
         let gone = || Error::Unavailable { service: "redis", source: "the subscriber has stopped".into() };
-        self.requests.send(Request::Subscribe { job, reply }).await.map_err(|_| gone())?;
-        let signals = answer.await.map_err(|_| gone())??;
-        Ok(Line { job, signals, farewells: self.farewells.clone() })
+        self.requests.send(Request::Subscribe { channel: channel.clone(), reply }).await.map_err(|_| gone())?;
+        let messages = answer.await.map_err(|_| gone())??;
+        Ok(Line { channel, messages, farewells: self.farewells.clone() })
     }
 }
 
-/// One follower's end.
-pub struct Line {
-    job: JobId,
-    signals: broadcast::Receiver<Signal>,
+/// The end of one who follows a job.
+pub struct JobLine(Line);
+
+impl JobLine {
+    /// The next signal. Cancel-safe.
+    pub async fn next(&mut self) -> Signal {
+        match self.0.next().await {
+            Heard::Message(payload) => read(&payload).unwrap_or(Signal::Missed),
+            Heard::Missed => Signal::Missed,
+        }
+    }
+}
+
+/// One listener's end of a channel.
+struct Line {
+    channel: String,
+    messages: broadcast::Receiver<Heard>,
     farewells: mpsc::UnboundedSender<Request>,
 }
 
 impl Line {
-    /// The next signal. Cancel-safe.
-    pub async fn next(&mut self) -> Signal {
-        match self.signals.recv().await {
-            Ok(signal) => signal,
-            Err(broadcast::error::RecvError::Lagged(_)) => Signal::Missed,
+    /// The next message. Cancel-safe.
+    async fn next(&mut self) -> Heard {
+        match self.messages.recv().await {
+            Ok(heard) => heard,
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Missed,
             // Only when the process ends: nothing will be heard any more.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
@@ -92,12 +126,12 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let _ = self.farewells.send(Request::Unsubscribe { job: self.job });
+        let _ = self.farewells.send(Request::Unsubscribe { channel: std::mem::take(&mut self.channel) });
     }
 }
 
-struct Followers {
-    signals: broadcast::Sender<Signal>,
+struct Listeners {
+    messages: broadcast::Sender<Heard>,
     count: usize,
 }
 
@@ -105,7 +139,8 @@ struct Followers {
 /// late unsubscribe can never undo a newer subscribe.
 struct Switchboard {
     client: SubscriberClient,
-    lines: HashMap<JobId, Followers>,
+    changes: Changes,
+    lines: HashMap<String, Listeners>,
 }
 
 impl Switchboard {
@@ -135,39 +170,39 @@ impl Switchboard {
 
     async fn serve(&mut self, request: Request) {
         match request {
-            Request::Subscribe { job, reply } => {
-                let answer = self.subscribe(job).await;
+            Request::Subscribe { channel, reply } => {
+                let answer = self.subscribe(&channel).await;
                 if let Err(Ok(_)) = reply.send(answer) {
                     // The asker left before its line was made: no farewell will come for it.
-                    self.unsubscribe(job).await;
+                    self.unsubscribe(&channel).await;
                 }
             }
-            Request::Unsubscribe { job } => self.unsubscribe(job).await,
+            Request::Unsubscribe { channel } => self.unsubscribe(&channel).await,
         }
     }
 
-    async fn subscribe(&mut self, job: JobId) -> Result<broadcast::Receiver<Signal>> {
-        if let Some(followers) = self.lines.get_mut(&job) {
-            followers.count += 1;
-            return Ok(followers.signals.subscribe());
+    async fn subscribe(&mut self, channel: &str) -> Result<broadcast::Receiver<Heard>> {
+        if let Some(listeners) = self.lines.get_mut(channel) {
+            listeners.count += 1;
+            return Ok(listeners.messages.subscribe());
         }
-        self.client.subscribe(keys::channel(job)).await.map_err(unavailable)?;
-        let (signals, receiver) = broadcast::channel(BACKLOG);
-        self.lines.insert(job, Followers { signals, count: 1 });
+        self.client.subscribe(channel).await.map_err(unavailable)?;
+        let (messages, receiver) = broadcast::channel(BACKLOG);
+        self.lines.insert(channel.to_owned(), Listeners { messages, count: 1 });
         Ok(receiver)
     }
 
-    async fn unsubscribe(&mut self, job: JobId) {
-        let Some(followers) = self.lines.get_mut(&job) else { return };
-        followers.count -= 1;
-        if followers.count == 0 {
-            self.lines.remove(&job);
+    async fn unsubscribe(&mut self, channel: &str) {
+        let Some(listeners) = self.lines.get_mut(channel) else { return };
+        listeners.count -= 1;
+        if listeners.count == 0 {
+            self.lines.remove(channel);
             // Without a connection there is no subscription either.
-            let _ = self.client.unsubscribe(keys::channel(job)).await;
+            let _ = self.client.unsubscribe(channel).await;
         }
     }
 
-    /// What was published in between is gone, and nobody says so: everyone reads the log.
+    /// What was published in between is gone, and nobody says so: everyone looks again.
     async fn resubscribe(&mut self) {
         if let Err(error) = self.client.resubscribe_all().await {
             tracing::warn!(error = %error, "Could not renew the Redis subscriptions");
@@ -176,22 +211,32 @@ impl Switchboard {
     }
 
     fn tell_all_missed(&self) {
-        for followers in self.lines.values() {
-            let _ = followers.signals.send(Signal::Missed);
+        self.changes.note_everyone();
+        for listeners in self.lines.values() {
+            let _ = listeners.messages.send(Heard::Missed);
         }
     }
 
     fn deliver(&self, channel: &str, value: Value) {
-        let Some(followers) = job_of(channel).and_then(|job| self.lines.get(&job)) else { return };
-        let signal = value.into_bytes().as_ref().and_then(read).unwrap_or(Signal::Missed);
-        // Without a receiver a farewell is on its way.
-        let _ = followers.signals.send(signal);
+        let heard = value.into_bytes().map_or(Heard::Missed, Heard::Message);
+        if channel == keys::ACCESS {
+            self.note_change(&heard);
+        } else if let Some(listeners) = self.lines.get(channel) {
+            // Without a receiver a farewell is on its way.
+            let _ = listeners.messages.send(heard);
+        }
     }
-}
 
-fn job_of(channel: &str) -> Option<JobId> {
-    let hex = channel.strip_prefix("j:{")?.strip_suffix("}:ch")?;
-    format!("{}{hex}", JobId::PREFIX).parse().ok()
+    fn note_change(&self, heard: &Heard) {
+        let user = match heard {
+            Heard::Message(payload) => Uuid::try_parse_ascii(payload).ok(),
+            Heard::Missed => None,
+        };
+        match user {
+            Some(user) => self.changes.note(UserId::from_uuid(user)),
+            None => self.changes.note_everyone(),
+        }
+    }
 }
 
 /// `<last id>`, then a line for each new event when they were small enough.
@@ -209,14 +254,6 @@ fn read(payload: &Bytes) -> Option<Signal> {
 mod tests {
     use super::*;
     use crate::event::StartReason;
-
-    #[test]
-    fn a_channel_names_its_job() {
-        let job = JobId::new();
-
-        assert_eq!(job_of(&keys::channel(job)), Some(job));
-        assert_eq!(job_of("j:{x}:ch"), None);
-    }
 
     #[test]
     fn an_announcement_holds_the_last_id_and_perhaps_the_events() {

@@ -1,0 +1,226 @@
+//! From a credential to whom it acts for. What the record says is kept for less than a second, so that a
+//! key that is revoked, a login that is ended and a user who is disabled are dead everywhere within one,
+//! whatever becomes of Redis; a change that is heard of voids it at once. A key is proved anew each time.
+
+use std::{
+    hash::Hash,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use moka::future::Cache;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Error, Result,
+    api_key::{ApiKey, KeyHash, KeyText},
+    db::{api_keys, logins},
+    id::{ApiKeyId, FamilyId, UserId},
+    principal::{Credential, Principal},
+    store::Store,
+    user::User,
+};
+
+/// How old an answer may be when it is used, counted from the moment before it was asked for.
+const FRESH: Duration = Duration::from_millis(800);
+/// The most credentials of each kind to remember.
+const MOST: u64 = 100_000;
+/// How often an answer that is too old when it comes is asked for again.
+const TRIES: u32 = 3;
+/// The most keys whose use waits to be noted.
+const USES: usize = 1_024;
+
+/// Who may come in. Cheap to clone; one for each process.
+#[derive(Clone)]
+pub struct Access(Arc<Inner>);
+
+/// Why a credential lets nobody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such credential, or it was not proved.
+    Unknown,
+    /// The key has expired.
+    Expired,
+    /// The key was revoked, the login has ended.
+    Revoked,
+    /// The user may do nothing at all.
+    Disabled,
+    /// The key may not be used from there.
+    Address,
+}
+
+struct Inner {
+    store: Store,
+    logins: Answers<(UserId, FamilyId), KnownLogin>,
+    keys: Answers<Box<str>, KnownKey>,
+    uses: mpsc::Sender<ApiKeyId>,
+    _noting: AbortOnDropHandle<()>,
+}
+
+struct KnownLogin {
+    user: Arc<User>,
+    is_alive: bool,
+}
+
+struct KnownKey {
+    key: Arc<ApiKey>,
+    hash: KeyHash,
+    user: Arc<User>,
+    expires_in_ms: Option<i64>,
+    is_use_due: AtomicBool,
+}
+
+impl Access {
+    /// The door over `store`. To be called within the runtime: it notes the use of keys beside the
+    /// requests.
+    pub fn new(store: &Store) -> Self {
+        let (uses, used) = mpsc::channel(USES);
+        let noting = AbortOnDropHandle::new(tokio::spawn(note_uses(store.clone(), used)));
+        Self(Arc::new(Inner { store: store.clone(), logins: Answers::new(), keys: Answers::new(), uses, _noting: noting }))
+    }
+
+    /// Whom an access token of this login acts for. Fails when the database is away.
+    pub async fn login(&self, user: UserId, family: FamilyId) -> Result<Result<Principal, Refusal>> {
+        let Inner { store, logins, .. } = &*self.0;
+        let is_current = |answer: &Answer<KnownLogin>| store.changes().is_current(user, answer.asked);
+        let answer = logins.get((user, family), is_current, async || read_login(store, user, family).await).await?;
+        let Some(known) = &answer.known else { return Ok(Err(Refusal::Unknown)) };
+        if !known.is_alive {
+            return Ok(Err(Refusal::Revoked));
+        }
+        if known.user.disabled {
+            return Ok(Err(Refusal::Disabled));
+        }
+        Ok(Ok(Principal { user: Arc::clone(&known.user), credential: Credential::Login(family) }))
+    }
+
+    /// Whom a key acts for that was shown `from` there. Fails when the database is away.
+    pub async fn key(&self, shown: &KeyText, from: IpAddr) -> Result<Result<Principal, Refusal>> {
+        let Inner { store, keys, .. } = &*self.0;
+        let is_current = |answer: &Answer<KnownKey>| {
+            let owner = answer.known.as_ref().map(|known| known.user.id);
+            owner.is_none_or(|owner| store.changes().is_current(owner, answer.asked))
+        };
+        let answer = keys.get(shown.prefix().into(), is_current, async || read_key(store, shown.prefix()).await).await?;
+        let Some(known) = &answer.known else { return Ok(Err(Refusal::Unknown)) };
+        if let Err(refusal) = known.admits(shown, answer.asked.elapsed(), from) {
+            return Ok(Err(refusal));
+        }
+        if known.is_use_due.swap(false, Ordering::Relaxed) {
+            // Too many at once: the next use notes it.
+            let _ = self.0.uses.try_send(known.key.id);
+        }
+        Ok(Ok(Principal { user: Arc::clone(&known.user), credential: Credential::Key(Arc::clone(&known.key)) }))
+    }
+}
+
+impl KnownKey {
+    /// Nobody learns anything of a key without its secret: the proof comes first.
+    fn admits(&self, shown: &KeyText, age: Duration, from: IpAddr) -> Result<(), Refusal> {
+        // The database's clock at the look, and this host's from there on: none are compared.
+        let is_expired = self.expires_in_ms.is_some_and(|ms| i128::from(ms) <= i128::try_from(age.as_millis()).unwrap_or(i128::MAX));
+        if !self.hash.matches(shown) {
+            Err(Refusal::Unknown)
+        } else if self.key.revoked_at.is_some() {
+            Err(Refusal::Revoked)
+        } else if is_expired {
+            Err(Refusal::Expired)
+        } else if self.user.disabled {
+            Err(Refusal::Disabled)
+        } else if !self.key.admits(from) {
+            Err(Refusal::Address)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+async fn read_login(store: &Store, user: UserId, family: FamilyId) -> Result<Option<KnownLogin>> {
+    let found = logins::standing(store.db(), user, family).await?;
+    Ok(found.map(|(user, is_alive)| KnownLogin { user: Arc::new(user), is_alive }))
+}
+
+async fn read_key(store: &Store, prefix: &str) -> Result<Option<KnownKey>> {
+    let found = api_keys::standing(store.db(), prefix).await?;
+    Ok(found.map(|found| KnownKey {
+        key: Arc::new(found.key),
+        hash: found.hash,
+        user: Arc::new(found.user),
+        expires_in_ms: found.expires_in_ms,
+        is_use_due: AtomicBool::new(found.is_use_due),
+    }))
+}
+
+/// Note the use of keys, one after the other.
+async fn note_uses(store: Store, mut used: mpsc::Receiver<ApiKeyId>) {
+    while let Some(key) = used.recv().await {
+        if let Err(error) = api_keys::note_use(store.db(), key).await {
+            tracing::debug!(%error, api_key.id = %key, "Could not note that the key `{key}` is in use");
+        }
+    }
+}
+
+/// What the record said of a credential, and the moment before it was asked.
+struct Answer<T> {
+    asked: Instant,
+    known: Option<T>,
+}
+
+/// What the record said lately.
+struct Answers<K, T>(Cache<K, Result<Arc<Answer<T>>, Arc<Error>>>);
+
+impl<K, T> Answers<K, T>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    fn new() -> Self {
+        Self(Cache::builder().max_capacity(MOST).time_to_live(FRESH).build())
+    }
+
+    /// The answer for `key`, asked for unless a current one is there. Who asks for the same at the same
+    /// time gets the same answer.
+    async fn get(
+        &self,
+        key: K,
+        is_current: impl Fn(&Answer<T>) -> bool + Send + Sync,
+        read: impl AsyncFn() -> Result<Option<T>>,
+    ) -> Result<Arc<Answer<T>>> {
+        let is_usable = |answer: &Answer<T>| answer.asked.elapsed() < FRESH && is_current(answer);
+        for _ in 0..TRIES {
+            let asking = async {
+                let asked = Instant::now();
+                // Nobody could use what comes later.
+                let known = tokio::time::timeout(FRESH, read()).await.map_err(too_slow).flatten().map_err(Arc::new)?;
+                Ok(Arc::new(Answer { asked, known }))
+            };
+            let is_void = |held: &Result<Arc<Answer<T>>, Arc<Error>>| !held.as_ref().is_ok_and(|answer| is_usable(answer));
+            match self.0.entry(key.clone()).or_insert_with_if(asking, is_void).await.into_value() {
+                // It may have been asked for by somebody else, before a change or long ago.
+                Ok(answer) if is_usable(&answer) => return Ok(answer),
+                Ok(_) => {}
+                Err(error) => return Err(shared_failure(error)),
+            }
+        }
+        Err(too_slow("it was answered too late each time"))
+    }
+}
+
+fn too_slow(source: impl Into<crate::error::Cause>) -> Error {
+    Error::Unavailable { service: "database", source: source.into() }
+}
+
+/// The failure of a question that several asked.
+fn shared_failure(error: Arc<Error>) -> Error {
+    match *error {
+        Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.into() },
+        Error::IdempotencyMismatch | Error::EmailTaken | Error::LastAdmin | Error::Fenced | Error::Internal { .. } => {
+            Error::Internal { what: "could not look a credential up", source: error.into() }
+        }
+    }
+}

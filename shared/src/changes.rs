@@ -1,0 +1,96 @@
+//! Whose rights changed lately. What was read of a user before its last change is void; each process
+//! learns of its own changes at once and of the others' through Redis, which may lose them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use crate::{id::UserId, redis::signals, store::Store};
+
+/// How long a change matters; what is read is used no longer.
+const KEPT: Duration = Duration::from_secs(1);
+/// The most users to remember. Beyond it, everybody counts as changed.
+const MOST: usize = 4_096;
+/// How long a change waits for Redis to take the news.
+const NEWS_BUDGET: Duration = Duration::from_millis(50);
+
+/// The changes of the last second.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<RwLock<Recent>>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    everyone: Option<Instant>,
+    users: HashMap<UserId, Instant>,
+}
+
+impl Changes {
+    /// `user` has changed.
+    pub fn note(&self, user: UserId) {
+        let mut recent = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if recent.users.len() >= MOST {
+            recent.users.retain(|_, at| at.elapsed() < KEPT);
+        }
+        let now = Instant::now();
+        if recent.users.len() >= MOST {
+            recent.users.clear();
+            recent.everyone = Some(now);
+        }
+        recent.users.insert(user, now);
+    }
+
+    /// Anybody may have changed.
+    pub fn note_everyone(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).everyone = Some(Instant::now());
+    }
+
+    /// Whether what was read of `user` from `moment` on still stands.
+    pub fn is_current(&self, user: UserId, moment: Instant) -> bool {
+        let recent = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_later = |change: Option<Instant>| change.is_none_or(|change| change < moment);
+        is_later(recent.everyone) && is_later(recent.users.get(&user).copied())
+    }
+}
+
+/// Tell every process that `user` has changed, this one for certain. To be called after the commit.
+pub async fn announce(store: &Store, user: UserId) {
+    store.changes().note(user);
+    match tokio::time::timeout(NEWS_BUDGET, signals::announce_change(store.redis(), user)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "Could not announce a change of rights; others see it within a second"),
+        Err(_) => tracing::debug!("Redis took too long to announce a change of rights; others see it within a second"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_a_change_is_void_and_what_was_read_after_stands() {
+        let (changes, user, other) = (Changes::default(), UserId::new(), UserId::new());
+        let before = Instant::now();
+
+        changes.note(user);
+
+        assert!(!changes.is_current(user, before));
+        assert!(changes.is_current(other, before));
+        assert!(changes.is_current(user, Instant::now() + Duration::from_nanos(1)));
+        changes.note_everyone();
+        assert!(!changes.is_current(other, before));
+    }
+
+    #[test]
+    fn more_changes_than_can_be_remembered_are_a_change_of_everyone() {
+        let (changes, bystander, before) = (Changes::default(), UserId::new(), Instant::now());
+
+        for _ in 0..=MOST {
+            changes.note(UserId::new());
+        }
+
+        assert!(!changes.is_current(bystander, before));
+        assert!(changes.0.read().expect("no writer failed").users.len() <= MOST);
+    }
+}
