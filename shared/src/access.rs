@@ -79,8 +79,8 @@ impl Access {
     /// The door over `store`. To be called within the runtime: it notes the use of keys beside the
     /// requests.
     pub fn new(store: &Store) -> Self {
-        let (uses, used) = mpsc::channel(USES);
-        let noting = AbortOnDropHandle::new(tokio::spawn(note_uses(store.clone(), used)));
+        let (uses, inbox) = mpsc::channel(USES);
+        let noting = AbortOnDropHandle::new(tokio::spawn(note_uses(store.clone(), inbox)));
         Self(Arc::new(Inner { store: store.clone(), logins: Answers::new(), keys: Answers::new(), uses, _noting: noting }))
     }
 
@@ -157,8 +157,8 @@ async fn read_key(store: &Store, prefix: &str) -> Result<Option<KnownKey>> {
 }
 
 /// Note the use of keys, one after the other.
-async fn note_uses(store: Store, mut used: mpsc::Receiver<ApiKeyId>) {
-    while let Some(key) = used.recv().await {
+async fn note_uses(store: Store, mut inbox: mpsc::Receiver<ApiKeyId>) {
+    while let Some(key) = inbox.recv().await {
         if let Err(error) = api_keys::note_use(store.db(), key).await {
             tracing::debug!(%error, api_key.id = %key, "Could not note that the key `{key}` is in use");
         }
@@ -222,5 +222,70 @@ fn shared_failure(error: Arc<Error>) -> Error {
         Error::IdempotencyMismatch | Error::EmailTaken | Error::LastAdmin | Error::Fenced | Error::Internal { .. } => {
             Error::Internal { what: "could not look a credential up", source: error.into() }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::changes::Changes;
+
+    fn always(_: &Answer<u32>) -> bool {
+        true
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_the_same_at_the_same_time_asks_once() {
+        let (answers, asked) = (Answers::new(), AtomicU32::new(0));
+        let read = async || {
+            tokio::task::yield_now().await;
+            Ok(Some(asked.fetch_add(1, Ordering::Relaxed)))
+        };
+
+        let ask = || answers.get("key", always, read);
+        let (one, two, three) = tokio::join!(ask(), ask(), ask());
+        let later = ask().await;
+
+        assert_eq!([one, two, three, later].map(|answer| answer.expect("an answer").known), [Some(0); 4]);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_before_a_change_is_asked_again() {
+        let (answers, changes, user) = (Answers::new(), Changes::default(), UserId::new());
+        let (begun, go_on, asked) = (Notify::new(), Notify::new(), AtomicU32::new(0));
+        let is_current = |answer: &Answer<u32>| changes.is_current(user, answer.asked);
+        let read = async || {
+            let turn = asked.fetch_add(1, Ordering::Relaxed);
+            if turn == 0 {
+                begun.notify_one();
+                go_on.notified().await;
+            }
+            Ok(Some(turn))
+        };
+        let change = async {
+            begun.notified().await;
+            changes.note(user);
+            go_on.notify_one();
+        };
+
+        let ask = || answers.get("key", is_current, read);
+        let (one, two, ()) = tokio::join!(ask(), ask(), change);
+
+        assert_eq!([one, two].map(|answer| answer.expect("an answer").known), [Some(1); 2]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_remembered() {
+        let answers = Answers::new();
+
+        let first = answers.get("key", always, async || Err(too_slow("away"))).await;
+        let second = answers.get("key", always, async || Ok(Some(1))).await;
+
+        assert!(first.is_err_and(|error| error.is_unavailable()));
+        assert_eq!(second.expect("an answer").known, Some(1));
     }
 }

@@ -148,3 +148,76 @@ impl PasswordHash {
         self.0.expose_secret()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_name_and_a_place() {
+        let (longest_local, longest_label) = ("a".repeat(64), "b".repeat(63));
+        let longest = format!("{longest_local}@{longest_label}.{longest_label}.{}", "c".repeat(254 - 65 - 128));
+        for right in ["a@b", "admin@localhost", "First.Last+tag@Example.co.uk", "o'brien_{x}~!#$%&*/=?^`|-@1-2.example", longest.as_str()] {
+            assert_eq!(right.parse::<Email>().map(|email| email.as_str().to_owned()).as_deref(), Ok(right));
+        }
+        for wrong in [
+            "",
+            "@",
+            "a",
+            "a@",
+            "@b",
+            "a@b@c",
+            " a@b",
+            "a@b ",
+            "a b@c",
+            ".a@b",
+            "a.@b",
+            "a..b@c",
+            "a@b.",
+            "a@.b",
+            "a@b..c",
+            "a@-b",
+            "a@b-",
+            "\"a\"@b",
+            "a@[127.0.0.1]",
+            "a@b_c",
+            "ä@b",
+            "a@ä",
+            "a\0@b",
+            "a@b\n",
+            "<a@b>",
+        ] {
+            assert_eq!(wrong.parse::<Email>(), Err(InvalidEmail), "{wrong:?}");
+        }
+        for long in [format!("{longest}c"), format!("a{longest_local}@b"), format!("a@b{longest_label}")] {
+            assert_eq!(long.parse::<Email>(), Err(InvalidEmail), "{long:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_hash_does_not_print() {
+        let hash = PasswordHash::new("$argon2id$made-up".to_owned());
+
+        assert_eq!(hash.expose(), "$argon2id$made-up");
+        assert!(!format!("{hash:?}").contains("made-up"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_address_or_refused(text in ".*") {
+            if let Ok(email) = text.parse::<Email>() {
+                prop_assert!(email.as_str() == text && text.is_ascii() && text.len() <= 254 && text.matches('@').count() == 1);
+            }
+        }
+
+        #[test]
+        fn the_case_of_an_address_means_nothing(local in "[A-Za-z0-9+-]{1,64}", domain in "[A-Za-z]{1,20}(\\.[A-Za-z]{1,20}){0,3}") {
+            let email: Email = format!("{local}@{domain}").parse().expect("an address");
+            let shouted: Email = email.as_str().to_ascii_uppercase().parse().expect("an address");
+
+            prop_assert_eq!(email.folded(), shouted.folded());
+        }
+    }
+}

@@ -130,11 +130,16 @@ impl System {
         self.launch("worker", &settings)
     }
 
-    /// Join the workers and die at once; the id of the dead.
-    pub async fn join_and_never_beat(&self) -> anyhow::Result<String> {
+    /// The stores, opened as every process of the product opens them.
+    pub async fn store(&self) -> anyhow::Result<Store> {
         let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
         let config = StoreConfig::from_env(&Env::of(stores))?;
-        let store = Store::open(&config, &CancellationToken::new()).await?.context("nobody shuts it down")?;
+        Store::open(&config, &CancellationToken::new()).await?.context("nobody shuts it down")
+    }
+
+    /// Join the workers and die at once; the id of the dead.
+    pub async fn join_and_never_beat(&self) -> anyhow::Result<String> {
+        let store = self.store().await?;
         let worker = NewWorker { name: "deaf".into(), host: "nowhere".into(), slots: 1 };
         Ok(Membership::join(&store, &worker).await?.id().to_string())
     }

@@ -1,5 +1,7 @@
 //! The whole product: real binaries, a real Redis, both databases, the real CLI or the scripted one.
 
+mod access;
+mod accounts;
 mod answer;
 mod cancel;
 mod cli_faults;
