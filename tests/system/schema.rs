@@ -9,7 +9,12 @@ use tests::{
     system::{Cli, System},
 };
 
-on_both_databases!(six_processes_start_on_an_empty_database, every_step_is_taken_back_and_taken_again, a_job_that_ended_stays_as_it_is);
+on_both_databases!(
+    six_processes_start_on_an_empty_database,
+    every_step_is_taken_back_and_taken_again,
+    the_bootstrap_user_goes_unless_jobs_are_its_own,
+    a_job_that_ended_stays_as_it_is,
+);
 
 async fn six_processes_start_on_an_empty_database(kind: Kind) -> anyhow::Result<()> {
     let system = System::start(kind, Cli::Fake).await?;
@@ -38,6 +43,42 @@ async fn every_step_is_taken_back_and_taken_again(kind: Kind) -> anyhow::Result<
     migration::up(database.url()).await?;
 
     assert_eq!(migration::status(database.url()).await?, taken);
+    Ok(())
+}
+
+async fn the_bootstrap_user_goes_unless_jobs_are_its_own(kind: Kind) -> anyhow::Result<()> {
+    let directory = Directory::create()?;
+    let database = TestDatabase::create(kind, directory.path()).await?;
+    let up = async || migration::up(database.url()).await;
+    let back = async || -> anyhow::Result<()> {
+        let status = migration::status(database.url()).await?;
+        let steps = status.lines().skip_while(|line| !line.ends_with("m20261123_000001_accounts")).count();
+        Ok(migration::down(database.url(), u32::try_from(steps)?).await?)
+    };
+    let disabled = async || -> anyhow::Result<Vec<bool>> {
+        let connection = database.connect().await?;
+        let sql = "SELECT disabled FROM users WHERE email = 'user_bootstrap'";
+        let rows = connection.query_all_raw(sea_orm::Statement::from_string(connection.get_database_backend(), sql)).await?;
+        connection.close().await?;
+        rows.iter().map(|row| Ok(row.try_get("", "disabled")?)).collect()
+    };
+
+    up().await?;
+    assert!(disabled().await?.is_empty());
+    back().await?;
+    assert_eq!(disabled().await?, [false]);
+    let connection = database.connect().await?;
+    connection
+        .execute_unprepared(
+            "INSERT INTO jobs (id, user_id, request, state, max_failures, max_reclaims, run_at, queue_deadline_at, created_at)
+             SELECT id, id, '{}', 'queued', 3, 3, 0, 0, 0 FROM users",
+        )
+        .await?;
+    connection.close().await?;
+    up().await?;
+    assert_eq!(disabled().await?, [true]);
+    back().await?;
+    assert_eq!(disabled().await?, [false]);
     Ok(())
 }
 
