@@ -88,7 +88,7 @@ impl Access {
     pub async fn login(&self, user: UserId, family: FamilyId) -> Result<Result<Principal, Refusal>> {
         let Inner { store, logins, .. } = &*self.0;
         let is_current = |answer: &Answer<KnownLogin>| store.changes().is_current(user, answer.asked);
-        let answer = logins.get((user, family), is_current, async || read_login(store, user, family).await).await?;
+        let answer = logins.get((user, family), is_current, || read_login(store, user, family)).await?;
         let Some(known) = &answer.known else { return Ok(Err(Refusal::Unknown)) };
         if !known.is_alive {
             return Ok(Err(Refusal::Revoked));
@@ -106,7 +106,7 @@ impl Access {
             let owner = answer.known.as_ref().map(|known| known.user.id);
             owner.is_none_or(|owner| store.changes().is_current(owner, answer.asked))
         };
-        let answer = keys.get(shown.prefix().into(), is_current, async || read_key(store, shown.prefix()).await).await?;
+        let answer = keys.get(shown.prefix().into(), is_current, || read_key(store, shown.prefix())).await?;
         let Some(known) = &answer.known else { return Ok(Err(Refusal::Unknown)) };
         if let Err(refusal) = known.admits(shown, answer.asked.elapsed(), from) {
             return Ok(Err(refusal));
@@ -185,11 +185,11 @@ where
 
     /// The answer for `key`, asked for unless a current one is there. Who asks for the same at the same
     /// time gets the same answer.
-    async fn get(
+    async fn get<F: Future<Output = Result<Option<T>>> + Send>(
         &self,
         key: K,
         is_current: impl Fn(&Answer<T>) -> bool + Send + Sync,
-        read: impl AsyncFn() -> Result<Option<T>>,
+        read: impl Fn() -> F + Send + Sync,
     ) -> Result<Arc<Answer<T>>> {
         let is_usable = |answer: &Answer<T>| answer.asked.elapsed() < FRESH && is_current(answer);
         for _ in 0..TRIES {

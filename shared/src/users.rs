@@ -152,6 +152,11 @@ impl Users {
         Ok(Some(after))
     }
 
+    /// Keep the same password by another hash; nothing happens when `old` is not its hash any more.
+    pub async fn rehash(&self, id: UserId, old: &PasswordHash, new: &PasswordHash) -> Result<()> {
+        table::rehash(self.store.db(), id, old, new).await
+    }
+
     /// Delete an account: its credentials are dead and its address is free when this answers, its jobs
     /// are cancelled, and the leader forgets its rows once none of them runs. What it used stays in the
     /// accounts, and what it did in the audit log. False when it is not there; fails with

@@ -193,6 +193,12 @@ pub async fn set_password(db: &impl ConnectionTrait, id: UserId, password: &Pass
     Ok(())
 }
 
+pub async fn rehash(db: &Db, id: UserId, old: &PasswordHash, new: &PasswordHash) -> Result<()> {
+    let sql = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
+    execute(db.pool(), sql, [id.uuid().into(), old.expose().into(), new.expose().into()]).await?;
+    Ok(())
+}
+
 /// Note that a user logged in, which holds its row until the transaction ends.
 pub async fn note_login(db: &impl ConnectionTrait, id: UserId) -> Result<()> {
     execute(db, "UPDATE users SET last_login_at = {now} WHERE id = $1 AND deleted_at IS NULL", [id.uuid().into()]).await?;
