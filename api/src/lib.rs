@@ -22,6 +22,7 @@ pub mod routes;
 pub mod serve;
 pub mod sse;
 pub mod throttle;
+pub mod token;
 pub mod watch;
 
 use std::sync::Arc;
