@@ -77,14 +77,16 @@ impl Envelope {
         let headers = response.headers_mut();
         headers.extend(error.headers().cloned().unwrap_or_default());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"claude-api\""));
+        if let Some(challenge) = error.challenge().and_then(|challenge| HeaderValue::from_str(&challenge).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(secs) = error.retry_after_secs() {
             headers.insert(header::RETRY_AFTER, secs.into());
         }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static(self.allowed.at(path)));
+        if status == StatusCode::METHOD_NOT_ALLOWED
+            && let Ok(allowed) = HeaderValue::from_str(self.allowed.at(path))
+        {
+            headers.insert(header::ALLOW, allowed);
         }
         response
     }

@@ -16,6 +16,7 @@ use poem_openapi::{
     types::Type,
 };
 use serde::Serialize;
+use shared::api_key::Scope;
 
 /// What went wrong, in a word that never changes its meaning. Adding one is harmless, renaming one
 /// breaks clients.
@@ -27,7 +28,20 @@ pub enum Code {
     DuplicateKey,
     MissingCredentials,
     InvalidCredentials,
+    TokenExpired,
+    KeyExpired,
+    InvalidLogin,
+    TokenReused,
     OriginNotAllowed,
+    AccountDisabled,
+    AddressNotAllowed,
+    InsufficientScope,
+    AdminRequired,
+    LoginRequired,
+    WrongPassword,
+    RegistrationClosed,
+    AdminExists,
+    NotLocal,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -47,13 +61,26 @@ pub enum Code {
 
 impl Code {
     /// Every word, in the order of the statuses they come with.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: &[Self] = &[
         Self::BadRequest,
         Self::MalformedJson,
         Self::DuplicateKey,
         Self::MissingCredentials,
         Self::InvalidCredentials,
+        Self::TokenExpired,
+        Self::KeyExpired,
+        Self::InvalidLogin,
+        Self::TokenReused,
         Self::OriginNotAllowed,
+        Self::AccountDisabled,
+        Self::AddressNotAllowed,
+        Self::InsufficientScope,
+        Self::AdminRequired,
+        Self::LoginRequired,
+        Self::WrongPassword,
+        Self::RegistrationClosed,
+        Self::AdminExists,
+        Self::NotLocal,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -79,7 +106,20 @@ impl Code {
             Self::DuplicateKey => "duplicate_key",
             Self::MissingCredentials => "missing_credentials",
             Self::InvalidCredentials => "invalid_credentials",
+            Self::TokenExpired => "token_expired",
+            Self::KeyExpired => "key_expired",
+            Self::InvalidLogin => "invalid_login",
+            Self::TokenReused => "token_reused",
             Self::OriginNotAllowed => "origin_not_allowed",
+            Self::AccountDisabled => "account_disabled",
+            Self::AddressNotAllowed => "address_not_allowed",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::AdminRequired => "admin_required",
+            Self::LoginRequired => "login_required",
+            Self::WrongPassword => "wrong_password",
+            Self::RegistrationClosed => "registration_closed",
+            Self::AdminExists => "admin_exists",
+            Self::NotLocal => "not_local",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
@@ -102,8 +142,22 @@ impl Code {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::BadRequest | Self::MalformedJson | Self::DuplicateKey => StatusCode::BAD_REQUEST,
-            Self::MissingCredentials | Self::InvalidCredentials => StatusCode::UNAUTHORIZED,
-            Self::OriginNotAllowed => StatusCode::FORBIDDEN,
+            Self::MissingCredentials
+            | Self::InvalidCredentials
+            | Self::TokenExpired
+            | Self::KeyExpired
+            | Self::InvalidLogin
+            | Self::TokenReused => StatusCode::UNAUTHORIZED,
+            Self::OriginNotAllowed
+            | Self::AccountDisabled
+            | Self::AddressNotAllowed
+            | Self::InsufficientScope
+            | Self::AdminRequired
+            | Self::LoginRequired
+            | Self::WrongPassword
+            | Self::RegistrationClosed
+            | Self::AdminExists
+            | Self::NotLocal => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -165,14 +219,14 @@ pub struct ApiError {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after_secs: Option<u32>,
-    headers: Option<Box<HeaderMap>>,
+    scope: Option<Scope>,
     source: Option<shared::error::Cause>,
 }
 
 impl ApiError {
     /// `code`, with a sentence for a person.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, headers: None, source: None }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, scope: None, source: None }
     }
 
     /// The request was understood and is wrong in these places.
@@ -183,6 +237,12 @@ impl ApiError {
     /// There is no such thing, or it belongs to somebody else.
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is nothing here")
+    }
+
+    /// The credential is right, and not for this.
+    pub fn insufficient_scope(scope: Scope) -> Self {
+        let detail = format!("this needs a key with the scope `{}`", scope.as_str());
+        Self { scope: Some(scope), ..Self::new(Code::InsufficientScope, detail) }
     }
 
     /// A defect; `source` is for the log.
@@ -213,6 +273,21 @@ impl ApiError {
     /// When to try again.
     pub fn retry_after_secs(&self) -> Option<u32> {
         self.retry_after_secs
+    }
+
+    /// What a client must show to get further, for `WWW-Authenticate` (RFC 6750, section 3).
+    pub fn challenge(&self) -> Option<String> {
+        let error = if matches!(self.code, Code::InvalidCredentials | Code::TokenExpired | Code::KeyExpired) {
+            ", error=\"invalid_token\""
+        } else if self.code == Code::InsufficientScope {
+            ", error=\"insufficient_scope\""
+        } else if self.code.status() == StatusCode::UNAUTHORIZED {
+            ""
+        } else {
+            return None;
+        };
+        let scope = self.scope.map(|scope| format!(", scope=\"{}\"", scope.as_str())).unwrap_or_default();
+        Some(format!("Bearer realm=\"claude-api\"{error}{scope}"))
     }
 
     /// What only the log may know.
@@ -306,13 +381,14 @@ fn plain_reason(reason: &str) -> String {
 }
 
 /// What each status of an error means, for the contract.
-const STATUSES: [(u16, &str); 13] = [
+const STATUSES: [(u16, &str); 14] = [
     (400, "Not readable: malformed JSON, or the same key twice in one object."),
     (401, "No credentials, or wrong ones."),
     (403, "Not allowed."),
     (404, "Not there, or not yours."),
     (405, "This path does not answer that method."),
     (408, "The body came too slowly."),
+    (409, "In conflict with what is there."),
     (410, "That position of the log is no longer kept."),
     (413, "The body is too large."),
     (415, "The body is not `application/json`."),
@@ -376,10 +452,25 @@ mod tests {
                 "400 duplicate_key",
                 "401 missing_credentials",
                 "401 invalid_credentials",
+                "401 token_expired",
+                "401 key_expired",
+                "401 invalid_login",
+                "401 token_reused",
                 "403 origin_not_allowed",
+                "403 account_disabled",
+                "403 address_not_allowed",
+                "403 insufficient_scope",
+                "403 admin_required",
+                "403 login_required",
+                "403 wrong_password",
+                "403 registration_closed",
+                "403 admin_exists",
+                "403 not_local",
                 "404 not_found",
                 "405 method_not_allowed",
                 "408 request_timeout",
+                "409 email_taken",
+                "409 last_admin",
                 "410 position_gone",
                 "413 body_too_large",
                 "415 unsupported_media_type",
@@ -399,6 +490,19 @@ mod tests {
         for code in Code::ALL {
             assert!(STATUSES.iter().any(|(status, _)| *status == code.status().as_u16()), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_client_is_told_what_to_show() {
+        let challenge = |code| ApiError::new(code, "").challenge();
+
+        assert_eq!(challenge(Code::MissingCredentials).as_deref(), Some("Bearer realm=\"claude-api\""));
+        assert_eq!(challenge(Code::TokenExpired).as_deref(), Some("Bearer realm=\"claude-api\", error=\"invalid_token\""));
+        assert_eq!(
+            ApiError::insufficient_scope(Scope::Chat).challenge().as_deref(),
+            Some("Bearer realm=\"claude-api\", error=\"insufficient_scope\", scope=\"chat\"")
+        );
+        assert_eq!(challenge(Code::AdminRequired), None);
     }
 
     #[test]
