@@ -17,6 +17,7 @@ pub mod limit;
 pub mod models;
 pub mod openapi;
 pub mod pace;
+pub mod password;
 pub mod ring;
 pub mod routes;
 pub mod serve;
