@@ -1,11 +1,17 @@
 //! What every operation may use. Cheap to clone; a request finds it as `Data<&App>`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use shared::{events::Events, jobs::Jobs, store::Store};
+use shared::{access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, logins::Logins, store::Store, users::Users};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, feed::Feeds, pace::Pace};
+use crate::{config::Config, feed::Feeds, pace::Pace, password::Passwords, throttle::Throttle, token::Tokens};
+
+/// How long a login may rest before its password is asked for again.
+const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// The state of this process.
 #[derive(Clone)]
@@ -14,6 +20,22 @@ pub struct App {
     pub config: Arc<Config>,
     /// The database and Redis, for the question whether they answer.
     pub store: Store,
+    /// Accounts.
+    pub users: Users,
+    /// Logins.
+    pub logins: Logins,
+    /// API keys.
+    pub api_keys: ApiKeys,
+    /// Who may do what, now.
+    pub access: Access,
+    /// Who did what.
+    pub audit: AuditLog,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// Passwords.
+    pub passwords: Passwords,
+    /// How often strangers may try.
+    pub throttle: Throttle,
     /// Jobs.
     pub jobs: Jobs,
     /// The logs of jobs.
@@ -35,6 +57,23 @@ impl App {
         let events = Events::new(&store);
         let pace = Pace::default();
         let feeds = Feeds::new(jobs.clone(), events.clone(), pace.clone(), draining.clone());
-        Self { config: Arc::new(config), store, jobs, events, feeds, pace, draining, started: Instant::now() }
+        Self {
+            users: Users::new(&store),
+            logins: Logins::new(&store, LOGIN_LIFETIME),
+            api_keys: ApiKeys::new(&store),
+            access: Access::new(&store),
+            audit: AuditLog::new(&store),
+            tokens: Tokens::new(&config.jwt_secrets),
+            passwords: Passwords::default(),
+            throttle: Throttle::new(config.auth_rate_limit_per_minute),
+            config: Arc::new(config),
+            store,
+            jobs,
+            events,
+            feeds,
+            pace,
+            draining,
+            started: Instant::now(),
+        }
     }
 }

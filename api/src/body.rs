@@ -29,6 +29,25 @@ pub trait Check {
     fn check(&self) -> Vec<FieldError>;
 }
 
+/// What is wrong with a body, as it is found.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<FieldError>);
+
+impl Faults {
+    /// Unless it `is_right`, `detail` is wrong at `pointer`.
+    pub fn unless(&mut self, is_right: bool, pointer: impl Into<String>, detail: impl Into<String>) {
+        if !is_right {
+            self.0.push(FieldError::new(pointer, detail));
+        }
+    }
+}
+
+impl From<Faults> for Vec<FieldError> {
+    fn from(faults: Faults) -> Self {
+        faults.0
+    }
+}
+
 /// The body of a request: JSON, of the right shape, and checked.
 #[derive(Debug)]
 pub struct Checked<T>(pub T);

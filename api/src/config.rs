@@ -1,5 +1,5 @@
 //! This binary's settings. Everything is read and judged at the start: a server that runs has a usable
-//! configuration. Of the key only its SHA-256 is kept.
+//! configuration.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,12 +7,19 @@ use std::{
     time::Duration,
 };
 
-use shared::config::{ConfigError, Env, ExposeSecret, StoreConfig};
+use shared::{
+    config::{ConfigError, Env, ExposeSecret as _, StoreConfig},
+    job::NanoUsd,
+    user::Email,
+};
 
-use crate::{auth::KeyHash, client_address::TrustedProxies, cors::Origin, models::Models};
-
-/// The shortest key that guards anything.
-const MIN_KEY_LENGTH: usize = 16;
+use crate::{
+    client_address::TrustedProxies,
+    cors::Origin,
+    models::Models,
+    password::{MAX_CHARS, MIN_CHARS, Password},
+    token::Secrets,
+};
 /// What `AUTH_RATE_LIMIT_PER_MINUTE` is when nobody says so.
 const DEFAULT_AUTH_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(20).expect("twenty");
 
@@ -23,8 +30,16 @@ pub struct Config {
     pub address: SocketAddr,
     /// Whose pages may call us from a browser: `FRONTEND_URL`.
     pub origins: Vec<Origin>,
-    /// The key of [`shared::user::BOOTSTRAP_USER`]: `BOOTSTRAP_API_KEY`.
-    pub bootstrap_key: KeyHash,
+    /// What signs access tokens: `JWT_SECRET`.
+    pub jwt_secrets: Secrets,
+    /// Who may make themselves an account: `REGISTRATION`.
+    pub registration: Registration,
+    /// From where the first admin may register: `BOOTSTRAP_ADMIN`.
+    pub bootstrap: Bootstrap,
+    /// The admin to make where there is none: `ADMIN_EMAIL` and `ADMIN_PASSWORD`.
+    pub first_admin: Option<FirstAdmin>,
+    /// What the jobs of somebody who registered may cost a day: `DEFAULT_DAILY_BUDGET_USD`.
+    pub default_daily_budget: NanoUsd,
     /// Which models a job may name: `MODELS`.
     pub models: Models,
     /// The largest request body, in bytes: `MAX_BODY_BYTES`.
@@ -48,6 +63,33 @@ pub struct Config {
     pub store: StoreConfig,
 }
 
+/// Who may make themselves an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Anybody.
+    Open,
+    /// Nobody: admins make the accounts.
+    Closed,
+}
+
+/// From where the first admin may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// From this machine, and not through a proxy.
+    Local,
+    /// From anywhere.
+    Open,
+}
+
+/// An admin to make at the start.
+#[derive(Clone, Debug)]
+pub struct FirstAdmin {
+    /// The address to log in with.
+    pub email: Email,
+    /// The password to log in with.
+    pub password: Password,
+}
+
 impl Config {
     /// Read the settings, or say which one is wrong.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
@@ -56,7 +98,16 @@ impl Config {
         Ok(Self {
             address: SocketAddr::new(host, port),
             origins: origins(env.text("FRONTEND_URL").unwrap_or("http://localhost:3030"))?,
-            bootstrap_key: bootstrap_key(env)?,
+            jwt_secrets: jwt_secrets(env)?,
+            registration: one_of(
+                env,
+                "REGISTRATION",
+                Registration::Open,
+                &[("open", Registration::Open), ("closed", Registration::Closed)],
+            )?,
+            bootstrap: one_of(env, "BOOTSTRAP_ADMIN", Bootstrap::Local, &[("open", Bootstrap::Open)])?,
+            first_admin: first_admin(env)?,
+            default_daily_budget: usd(env, "DEFAULT_DAILY_BUDGET_USD", 5.0)?,
             models: Models::of(env.text("MODELS")),
             max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
             max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
@@ -71,13 +122,37 @@ impl Config {
     }
 }
 
-fn bootstrap_key(env: &Env) -> Result<KeyHash, ConfigError> {
-    let key = env.secret("BOOTSTRAP_API_KEY").ok_or(ConfigError::Missing("BOOTSTRAP_API_KEY"))?;
-    if key.expose_secret().len() < MIN_KEY_LENGTH {
-        let problem = format!("shorter than {MIN_KEY_LENGTH} characters (hint: `openssl rand -hex 32` makes a good one)");
-        return Err(ConfigError::invalid("BOOTSTRAP_API_KEY", problem));
+fn jwt_secrets(env: &Env) -> Result<Secrets, ConfigError> {
+    let list = env.secret("JWT_SECRET").ok_or(ConfigError::Missing("JWT_SECRET"))?;
+    Secrets::of(&list).map_err(|error| ConfigError::invalid("JWT_SECRET", error))
+}
+
+fn first_admin(env: &Env) -> Result<Option<FirstAdmin>, ConfigError> {
+    let (email, password) = match (env.text("ADMIN_EMAIL"), env.secret("ADMIN_PASSWORD")) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => return Err(ConfigError::Missing("ADMIN_EMAIL")),
+        (Some(_), None) => return Err(ConfigError::Missing("ADMIN_PASSWORD")),
+        (Some(email), Some(password)) => (email, password),
+    };
+    let email = email.parse().map_err(|error| ConfigError::invalid("ADMIN_EMAIL", error))?;
+    let password = Password::new(password.expose_secret());
+    if !password.may_be_chosen() {
+        return Err(ConfigError::invalid("ADMIN_PASSWORD", format_args!("not {MIN_CHARS} to {MAX_CHARS} characters long")));
     }
-    Ok(KeyHash::of(key.expose_secret().as_bytes()))
+    Ok(Some(FirstAdmin { email, password }))
+}
+
+fn one_of<T: Copy>(env: &Env, name: &'static str, default: T, words: &[(&str, T)]) -> Result<T, ConfigError> {
+    let Some(text) = env.text(name) else { return Ok(default) };
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        ConfigError::invalid(name, format_args!("not {}", words.join(" or ")))
+    })
+}
+
+fn usd(env: &Env, name: &'static str, default: f64) -> Result<NanoUsd, ConfigError> {
+    let usd = env.parsed(name, default)?;
+    if usd.is_finite() && usd >= 0.0 { Ok(NanoUsd::from_usd(usd)) } else { Err(ConfigError::invalid(name, "not an amount of money")) }
 }
 
 fn origins(list: &str) -> Result<Vec<Origin>, ConfigError> {
@@ -96,22 +171,47 @@ fn at_least_one(env: &Env, name: &'static str, default: usize) -> Result<usize, 
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_that_is_missing_or_short_stops_the_start() {
-        assert_eq!(Config::from_env(&Env::of([])).expect_err("no key").to_string(), "`BOOTSTRAP_API_KEY` is not set");
+    const SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
 
-        let error = Config::from_env(&Env::of([("BOOTSTRAP_API_KEY", "hunter2")])).expect_err("short key").to_string();
-        assert!(error.contains("16 characters") && !error.contains("hunter2"), "{error}");
+    #[test]
+    fn a_secret_that_is_missing_or_weak_stops_the_start() {
+        assert_eq!(Config::from_env(&Env::of([])).expect_err("no secret").to_string(), "`JWT_SECRET` is not set");
+
+        for weak in ["hunter2", "changeme-changeme-changeme-changeme"] {
+            let error = Config::from_env(&Env::of([("JWT_SECRET", weak)])).expect_err(weak).to_string();
+            assert!(error.starts_with("`JWT_SECRET` is ") && !error.contains(weak), "{error}");
+        }
     }
 
     #[test]
     fn the_defaults_are_those_of_the_documentation() {
-        let config = Config::from_env(&Env::of([("BOOTSTRAP_API_KEY", "0123456789abcdef")])).expect("valid");
+        let config = Config::from_env(&Env::of([("JWT_SECRET", SECRET)])).expect("valid");
 
         assert_eq!(config.address.to_string(), "127.0.0.1:3001");
         assert_eq!(config.origins, ["http://localhost:3030".parse().expect("an origin")]);
         assert_eq!((config.max_body_bytes, config.max_connections), (1024 * 1024, 20_000));
-        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        assert_eq!((config.registration, config.bootstrap), (Registration::Open, Bootstrap::Local));
+        assert!(config.first_admin.is_none());
+        assert_eq!(config.default_daily_budget, NanoUsd(5_000_000_000));
+        assert!(!format!("{config:?}").contains(SECRET));
+    }
+
+    #[test]
+    fn an_admin_to_make_has_an_address_and_a_password() {
+        let with =
+            |email, password| Config::from_env(&Env::of([("JWT_SECRET", SECRET), ("ADMIN_EMAIL", email), ("ADMIN_PASSWORD", password)]));
+
+        let config = with("admin@example.com", "hunter2hunter2").expect("valid");
+        assert!(config.first_admin.is_some() && !format!("{config:?}").contains("hunter2"));
+        for (email, password, wrong) in [
+            ("admin@example.com", "", "ADMIN_PASSWORD"),
+            ("", "hunter2hunter2", "ADMIN_EMAIL"),
+            ("admin", "hunter2hunter2", "ADMIN_EMAIL"),
+            ("admin@example.com", "hunter2", "ADMIN_PASSWORD"),
+        ] {
+            let error = with(email, password).expect_err(wrong).to_string();
+            assert!(error.starts_with(&format!("`{wrong}` is ")) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
@@ -126,9 +226,12 @@ mod tests {
             ("DEFAULT_RATE_LIMIT_PER_HOUR", "-1"),
             ("API_REPLICAS", "0"),
             ("AUTH_RATE_LIMIT_PER_MINUTE", "0"),
+            ("REGISTRATION", "sometimes"),
+            ("BOOTSTRAP_ADMIN", "1"),
+            ("DEFAULT_DAILY_BUDGET_USD", "-1"),
+            ("DEFAULT_DAILY_BUDGET_USD", "NaN"),
         ] {
-            let env = Env::of([("BOOTSTRAP_API_KEY", "0123456789abcdef"), (name, value)]);
-            let error = Config::from_env(&env).expect_err(name).to_string();
+            let error = Config::from_env(&Env::of([("JWT_SECRET", SECRET), (name, value)])).expect_err(name).to_string();
             assert!(error.starts_with(&format!("`{name}` is")), "{error}");
         }
     }

@@ -11,10 +11,13 @@ use poem_openapi::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use shared::{
+    api_key::Scope,
+    config::{ExposeSecret as _, SecretString},
     event::{EventId, StartReason},
-    id::{JobId, SessionId, WorkerId},
+    id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
     time::Timestamp,
+    user::Role,
 };
 
 /// What a value looks like in the contract.
@@ -87,6 +90,46 @@ impl<const MIN: u32, const MAX: u32> Schema for Bounded<MIN, MAX> {
     }
 }
 
+/// A text that only its owner may see.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The text.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl Schema for Secret {
+    fn schema() -> MetaSchema {
+        MetaSchema::new_with_format("string", "password")
+    }
+}
+
+/// The name of a tool, to be checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ToolName(pub String);
+
+impl Schema for ToolName {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some("^[A-Za-z][A-Za-z0-9_]{0,63}$".to_owned()), ..MetaSchema::new("string") }
+    }
+}
+
+/// An address or a network, to be checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Network(pub String);
+
+impl Schema for Network {
+    fn schema() -> MetaSchema {
+        MetaSchema { example: Some(json!("10.0.0.0/8")), ..MetaSchema::new("string") }
+    }
+}
+
 macro_rules! ids {
     ($($id:ident)*) => {$(
         impl Schema for $id {
@@ -97,7 +140,7 @@ macro_rules! ids {
         }
     )*};
 }
-ids!(JobId SessionId WorkerId);
+ids!(ApiKeyId JobId SessionId UserId WorkerId);
 
 impl Schema for EventId {
     fn schema() -> MetaSchema {
@@ -130,6 +173,8 @@ words! {
     Thinking: Adaptive Disabled;
     RetryAfterOutput: Restart Never;
     Priority: Low Normal High;
+    Role: User Admin;
+    Scope: Chat Read Admin;
     StartReason: First WorkerLost Retry Drained;
 }
 

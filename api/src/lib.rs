@@ -16,6 +16,7 @@ pub mod feed;
 pub mod limit;
 pub mod models;
 pub mod openapi;
+pub mod operator;
 pub mod pace;
 pub mod password;
 pub mod ring;

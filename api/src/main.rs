@@ -1,11 +1,22 @@
-//! `api` serves; `api openapi` prints the contract.
+//! `api` serves; `api openapi` prints the contract; `api admin` and `api key` are for operators.
 
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
-use api::{app::App, config::Config, endpoint, openapi, serve};
+use api::{
+    app::App,
+    config::Config,
+    endpoint, openapi,
+    operator::{self, Task},
+    serve,
+};
 use clap::{Parser, Subcommand};
-use shared::{config::Env, reconciler, store::Store, telemetry};
+use shared::{
+    config::{Env, StoreConfig},
+    reconciler,
+    store::Store,
+    telemetry,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -24,13 +35,32 @@ enum Command {
     Serve,
     /// Print the contract as YAML.
     Openapi,
+    #[command(flatten)]
+    Operate(Task),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command.unwrap_or(Command::Serve) {
-        Command::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve()),
-        Command::Openapi => io::stdout().write_all(openapi::yaml().as_bytes()).context("could not print the contract"),
+        Command::Serve => runtime()?.block_on(serve()),
+        Command::Openapi => print(&openapi::yaml()),
+        Command::Operate(task) => print(&runtime()?.block_on(operate(task))?),
     }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    io::stdout().write_all(text.as_bytes()).context("could not print the answer")
+}
+
+async fn operate(task: Task) -> anyhow::Result<String> {
+    let env = Env::of_process();
+    telemetry::init(&env)?;
+    let told_to_stop = stop_on_signal()?;
+    let store = Store::open(&StoreConfig::from_env(&env)?, &told_to_stop).await?.context("told to stop")?;
+    operator::perform(&store, task).await
 }
 
 async fn serve() -> anyhow::Result<()> {
@@ -51,6 +81,7 @@ async fn serve() -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let reconciler = tokio::spawn(reconciler::run(store.clone(), draining.clone()));
     let app = App::new(config, store, draining.clone());
+    operator::ensure_admin(&app).await?;
 
     info!(%address, "Serving on http://{address}, documented at http://{address}/docs");
     serve::serve(listener, endpoint(app.clone()), limits, draining).await;

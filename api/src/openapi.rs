@@ -9,11 +9,16 @@ use poem_openapi::{OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::routes::{chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi};
+use crate::routes::{api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi};
+
+/// The bodies of requests.
+const BODIES: [&str; 7] = ["CreateChat", "TextBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey"];
 
 /// The groups of operations.
 #[derive(Tags)]
 pub enum Tag {
+    /// Who you are, and by what you show it.
+    Accounts,
     /// Ask the model.
     Chat,
     /// What became of it.
@@ -22,11 +27,11 @@ pub enum Tag {
     Health,
 }
 
-type Operations = (ChatApi, JobsApi, EventsApi, HealthApi);
+type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations = (ChatApi, JobsApi, EventsApi, HealthApi);
+    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, HealthApi);
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",
@@ -36,7 +41,7 @@ pub fn service() -> OpenApiService<impl OpenApi, ()> {
 /// The contract as it stands in `openapi.yaml`.
 pub fn yaml() -> String {
     // poem-openapi cannot say of an object that it takes no other fields, and our bodies take none.
-    ["CreateChat", "TextBlock"].iter().fold(service().spec_yaml(), |yaml, body| {
+    BODIES.iter().fold(service().spec_yaml(), |yaml, body| {
         let open = format!("    {body}:\n      type: object\n");
         yaml.replacen(&open, &format!("{open}      additionalProperties: false\n"), 1)
     })
@@ -59,7 +64,7 @@ pub fn routes() -> Route {
 }
 
 /// Which methods each path answers, for the `Allow` of a 405.
-pub struct AllowedMethods(Vec<(Vec<String>, &'static str)>);
+pub struct AllowedMethods(Vec<(Vec<String>, String)>);
 
 impl AllowedMethods {
     /// Those of the contract.
@@ -70,13 +75,13 @@ impl AllowedMethods {
     }
 
     /// The value of `Allow` for a path that exists.
-    pub fn at(&self, path: &str) -> &'static str {
+    pub fn at(&self, path: &str) -> &str {
         let asked = segments(path);
         let fits = |pattern: &[String]| {
             pattern.len() == asked.len() && pattern.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
         };
         // What the contract does not know are our few pages.
-        self.0.iter().find(|(pattern, _)| fits(pattern)).map_or("GET, HEAD", |(_, allow)| allow)
+        self.0.iter().find(|(pattern, _)| fits(pattern)).map_or("GET, HEAD", |(_, allow)| allow.as_str())
     }
 }
 
@@ -84,12 +89,10 @@ fn segments(path: &str) -> Vec<String> {
     path.split('/').map(str::to_owned).collect()
 }
 
-fn allow(operations: &Value) -> &'static str {
-    match (operations.get("get").is_some(), operations.get("post").is_some()) {
-        (true, true) => "GET, HEAD, POST",
-        (false, true) => "POST",
-        (_, false) => "GET, HEAD",
-    }
+fn allow(operations: &Value) -> String {
+    let methods = [("get", "GET, HEAD"), ("post", "POST"), ("put", "PUT"), ("patch", "PATCH"), ("delete", "DELETE")];
+    let answered = methods.into_iter().filter(|(key, _)| operations.get(key).is_some());
+    answered.map(|(_, methods)| methods).collect::<Vec<_>>().join(", ")
 }
 
 /// Swagger UI with everything it needs inside, and the policy that lets exactly that run.
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_contract_says_that_a_body_takes_no_other_fields() {
-        assert_eq!(yaml().matches("additionalProperties: false").count(), 2);
+        assert_eq!(yaml().matches("additionalProperties: false").count(), BODIES.len());
     }
 
     #[test]
@@ -170,5 +173,7 @@ mod tests {
 
         assert_eq!(allowed.at("/api/jobs/job_1"), "GET, HEAD");
         assert_eq!(allowed.at("/api/jobs/job_1/cancel"), "POST");
+        assert_eq!(allowed.at("/api/auth/profile"), "GET, HEAD, PUT");
+        assert_eq!(allowed.at("/api/auth/api-keys/key_1"), "DELETE");
     }
 }

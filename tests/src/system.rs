@@ -13,14 +13,19 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use shared::{
+    api_key::Scope,
+    api_keys::{ApiKeys, NewApiKey},
+    audit::By,
     config::{Env, StoreConfig},
     store::Store,
+    user::{PasswordHash, Role, UserLimits},
+    users::{NewUser, Users},
     workers::{Membership, NewWorker},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
-    sync::watch,
+    sync::{OnceCell, watch},
     time::timeout,
 };
 
@@ -36,8 +41,8 @@ use crate::{
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The key of every test's system.
-pub const KEY: &str = "cak_test0001_0123456789abcdefghijklmnopqrstuvwxyz";
+/// What signs the tokens of every test's system.
+const JWT_SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
 
 /// Which CLI the workers run.
 #[derive(Clone, Debug)]
@@ -60,6 +65,7 @@ pub struct System {
     pub database: TestDatabase,
     cli: PathBuf,
     settings: BTreeMap<String, String>,
+    key: OnceCell<String>,
     directory: Directory,
 }
 
@@ -84,6 +90,7 @@ impl System {
             settings: BTreeMap::from(
                 [("WORKER_BEAT", "300ms"), ("WORKER_TTL", "3s")].map(|(name, value)| (name.to_owned(), value.to_owned())),
             ),
+            key: OnceCell::new(),
             directory,
         })
     }
@@ -107,10 +114,33 @@ impl System {
 
     /// Start an API server and wait until it serves.
     pub async fn api(&self) -> anyhow::Result<Api> {
-        let mut process = self.launch("api", &[("PORT", "0"), ("BOOTSTRAP_API_KEY", KEY)])?;
+        let mut process = self.launch("api", &[("PORT", "0"), ("JWT_SECRET", JWT_SECRET)])?;
         let line = process.said("Serving on http://").await?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
-        Ok(Api { client: Client::new(&format!("http://{address}"), KEY), process })
+        // After its start: the schema is its own work.
+        let key = self.key.get_or_try_init(|| self.make_key()).await?;
+        Ok(Api { client: Client::new(&format!("http://{address}"), key), process })
+    }
+
+    /// A key of a user who may use as much as the tests ask for.
+    async fn make_key(&self) -> anyhow::Result<String> {
+        let store = self.store().await?;
+        let limits = UserLimits { rate_limit_per_hour: Some(1_000_000), ..UserLimits::default() };
+        // Nobody logs in as this user: what stands for the password is none.
+        let password = PasswordHash::new("none".to_owned());
+        let new = NewUser { email: "user@example.com".parse()?, name: None, password, role: Role::User, limits };
+        let user = Users::new(&store).create(new, &By::default()).await?;
+        let new = NewApiKey {
+            user_id: user.id,
+            name: "tests".to_owned(),
+            scopes: vec![Scope::Chat, Scope::Read],
+            allowed_tools: None,
+            allowed_ips: None,
+            rate_limit_per_hour: None,
+            max_concurrent_jobs: None,
+            expires_at: None,
+        };
+        Ok(ApiKeys::new(&store).create(new, &By::default()).await?.1.expose().to_owned())
     }
 
     /// Start a worker and wait until it takes jobs.

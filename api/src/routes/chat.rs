@@ -23,7 +23,7 @@ use shared::{
 
 use crate::{
     app::App,
-    auth::Authenticated,
+    auth::{Authenticated, Chat},
     body::{Check, Checked},
     contract::Schema,
     error::{ApiError, FieldError},
@@ -98,7 +98,7 @@ impl ChatApi {
     #[expect(clippy::too_many_arguments, reason = "each is a part of the request that the contract shows")]
     async fn create_chat(
         &self,
-        auth: Authenticated,
+        auth: Authenticated<Chat>,
         app: Data<&App>,
         request: &Request,
         body: Checked<CreateChat>,
@@ -118,8 +118,8 @@ impl ChatApi {
         check_models(&app.config.models, &body)?;
         let streams = body.stream || events::asks_for_events(headers);
         let new = NewJob {
-            user_id: auth.0.user_id,
-            api_key_id: auth.0.api_key_id,
+            user_id: auth.user_id(),
+            api_key_id: auth.api_key_id(),
             spec: body.into_spec(),
             idempotency_key: checked_key(headers, idempotency_key.0)?,
             traceparent: traceparent(headers),
@@ -139,7 +139,7 @@ impl ChatApi {
         if let Some(secs) = wait_secs {
             app.feeds.wait_for_end(&job, Duration::from_secs(secs)).await;
             // The job is accepted: a record that is away for the moment changes nothing in that.
-            job = app.jobs.find(auth.0.user_id, job.id).await.ok().flatten().unwrap_or(job);
+            job = app.jobs.find(auth.user_id(), job.id).await.ok().flatten().unwrap_or(job);
         }
         let applied = wait_secs.map(|secs| format!("wait={secs}"));
         let shown = Json(Job::shown(&app, &job).await);

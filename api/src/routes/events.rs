@@ -24,7 +24,7 @@ use shared::{
 
 use crate::{
     app::App,
-    auth::Authenticated,
+    auth::{Authenticated, Read},
     contract::{Schema as _, Wire},
     error::{ApiError, Code, FieldError},
     openapi::Tag,
@@ -79,7 +79,7 @@ impl EventsApi {
     #[oai(path = "/jobs/:id/events", method = "get", operation_id = "get_job_events")]
     async fn get_job_events(
         &self,
-        auth: Authenticated,
+        auth: Authenticated<Read>,
         app: Data<&App>,
         request: &Request,
         /// The job.
@@ -91,7 +91,7 @@ impl EventsApi {
         last_event_id: Header<Option<String>>,
     ) -> Result<GetEventsResponse, ApiError> {
         let after = position(last_event_id.0)?.or(after.0.map(|Wire(id)| id));
-        let job = jobs::find(&app, auth, id.0.0).await?;
+        let job = jobs::find(&app, auth.user_id(), id.0.0).await?;
         if asks_for_json(request.headers()) {
             return Ok(GetEventsResponse::Found(Answer::List(Json(list(&app, &job, after).await?))));
         }

@@ -12,7 +12,7 @@ use poem_openapi::{
 };
 use sha2::{Digest as _, Sha256};
 use shared::{
-    id::{JobId, SessionId, WorkerId},
+    id::{JobId, SessionId, UserId, WorkerId},
     job::{self, JobState, JobView},
     jobs::JobFilter,
     time::Timestamp,
@@ -20,7 +20,7 @@ use shared::{
 
 use crate::{
     app::App,
-    auth::Authenticated,
+    auth::{Authenticated, Chat, Read},
     contract::{Bounded, Wire},
     error::ApiError,
     openapi::Tag,
@@ -202,7 +202,7 @@ impl JobsApi {
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list_jobs(
         &self,
-        auth: Authenticated,
+        auth: Authenticated<Read>,
         app: Data<&App>,
         /// Only jobs with this status.
         status: Query<Option<Wire<JobState>>>,
@@ -215,7 +215,7 @@ impl JobsApi {
         let (state, before) = (status.0.map(|Wire(state)| state), cursor.0.map(|Wire(id)| id));
         // One more than asked for tells whether there is another page.
         let filter = JobFilter { state, session_id: None, before, limit: limit + 1 };
-        let mut jobs = app.jobs.list(auth.0.user_id, filter).await?;
+        let mut jobs = app.jobs.list(auth.user_id(), filter).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = jobs.len() > size;
         jobs.truncate(size);
@@ -229,7 +229,7 @@ impl JobsApi {
     #[oai(path = "/jobs/:id", method = "get", operation_id = "get_job")]
     async fn get_job(
         &self,
-        auth: Authenticated,
+        auth: Authenticated<Read>,
         app: Data<&App>,
         /// The job.
         id: Path<Wire<JobId>>,
@@ -239,12 +239,12 @@ impl JobsApi {
         #[oai(name = "If-None-Match")]
         known: Header<Option<String>>,
     ) -> Result<GetJobResponse, ApiError> {
-        let mut job = find(&app, auth, id.0.0).await?;
+        let mut job = find(&app, auth.user_id(), id.0.0).await?;
         if let Some(Wire(Bounded(secs))) = wait.0
             && !job.state.is_terminal()
         {
             app.feeds.wait_for_end(&job, Duration::from_secs(secs.into())).await;
-            job = find(&app, auth, job.id).await?;
+            job = find(&app, auth.user_id(), job.id).await?;
         }
         let body = Job::shown(&app, &job).await;
         let tag = body.tag();
@@ -261,19 +261,19 @@ impl JobsApi {
     #[oai(path = "/jobs/:id/cancel", method = "post", operation_id = "cancel_job")]
     async fn cancel_job(
         &self,
-        auth: Authenticated,
+        auth: Authenticated<Chat>,
         app: Data<&App>,
         /// The job.
         id: Path<Wire<JobId>>,
     ) -> Result<CancelJobResponse, ApiError> {
-        let job = app.jobs.cancel(auth.0.user_id, id.0.0).await?.ok_or_else(ApiError::not_found)?;
+        let job = app.jobs.cancel(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
         Ok(CancelJobResponse::Accepted(Json(Job::shown(&app, &job).await)))
     }
 }
 
-/// A job of the caller.
-pub async fn find(app: &App, auth: Authenticated, id: JobId) -> Result<job::Job, ApiError> {
-    app.jobs.find(auth.0.user_id, id).await?.ok_or_else(ApiError::not_found)
+/// A job of `user`.
+pub async fn find(app: &App, user: UserId, id: JobId) -> Result<job::Job, ApiError> {
+    app.jobs.find(user, id).await?.ok_or_else(ApiError::not_found)
 }
 
 impl Job {

@@ -1,6 +1,8 @@
 //! The operations, one file for each noun. A file owns its paths completely: what they take, what they
 //! answer, and what they do.
 
+pub mod api_keys;
+pub mod auth;
 pub mod chat;
 pub mod events;
 pub mod health;

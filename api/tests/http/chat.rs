@@ -3,7 +3,7 @@
 use poem::{Request, http::StatusCode};
 use serde_json::{Value, json};
 
-use crate::stage::{Events, KEY, Stage, complete, get, post, say, with};
+use crate::stage::{Events, Stage, complete, get, post, say, with};
 
 fn chat(body: &Value) -> Request {
     post("/api/chat").content_type("application/json; charset=utf-8").body(body.to_string())
@@ -45,7 +45,7 @@ async fn a_streaming_client_gets_the_events_from_the_queue_to_the_end() {
     let mut hand = stage.hand().await;
 
     for request in [chat(&json!({"message": "hi", "stream": true})), with(chat(&json!({"message": "hi"})), "accept", "text/event-stream")] {
-        let response = stage.send(with(request, "x-api-key", KEY)).await;
+        let response = stage.send(with(request, "x-api-key", &stage.key)).await;
         let mut events = Events::of(response);
         assert_eq!(events.status, StatusCode::OK);
         assert_eq!(events.headers["content-type"], "text/event-stream");
@@ -86,7 +86,7 @@ async fn a_stream_that_is_asked_for_again_goes_on_where_it_was() {
     let mut hand = stage.hand().await;
     let body = json!({"message": "hi", "stream": true});
     let again = |last: Option<&str>| {
-        let request = with(with(chat(&body), "idempotency-key", "k"), "x-api-key", KEY);
+        let request = with(with(chat(&body), "idempotency-key", "k"), "x-api-key", &stage.key);
         if let Some(last) = last { with(request, "last-event-id", last) } else { request }
     };
     let first = Events::of(stage.send(again(None)).await);

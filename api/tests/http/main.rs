@@ -1,11 +1,15 @@
 //! The whole HTTP surface over a real Redis and a real database. Jobs are run by a hand that holds leases
 //! as a worker does.
 
+mod accounts;
+mod authorization;
 mod chat;
 mod connections;
 mod contract;
 mod events;
 mod jobs;
 mod limit;
+mod keys;
+mod operators;
 mod problems;
 mod stage;

@@ -8,7 +8,7 @@ use poem::{
 };
 use serde_json::json;
 
-use crate::stage::{Answer, KEY, Stage, get, post, with};
+use crate::stage::{Answer, Stage, get, post, with};
 
 const JOB: &str = "job_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b";
 
@@ -76,7 +76,7 @@ async fn a_refused_value_is_pointed_at() {
 #[tokio::test]
 async fn wrong_credentials_are_refused_before_the_body_is_read() {
     let stage = Stage::new().await;
-    let close = format!("Bearer {KEY}x");
+    let close = format!("Bearer {}x", stage.key);
 
     for (name, value) in
         [("x-api-key", "wrong"), ("authorization", "Bearer wrong"), ("authorization", "Basic a"), ("authorization", &close)]
@@ -85,9 +85,9 @@ async fn wrong_credentials_are_refused_before_the_body_is_read() {
         let answer = Answer::of(stage.send(request.body("{")).await).await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNAUTHORIZED, "invalid_credentials"), "{value}");
     }
-    let both = with(with(get("/api/jobs"), "x-api-key", KEY), "authorization", "Bearer wrong");
+    let both = with(with(get("/api/jobs"), "x-api-key", &stage.key), "authorization", "Bearer wrong");
     assert_eq!(stage.send(both).await.status(), StatusCode::UNAUTHORIZED);
-    let request = Request::builder().uri_str("/api/jobs").header("authorization", format!("Bearer {KEY}"));
+    let request = Request::builder().uri_str("/api/jobs").header("authorization", format!("Bearer {}", stage.key));
     assert_eq!(stage.send(request.finish()).await.status(), StatusCode::OK);
 }
 
@@ -143,7 +143,12 @@ async fn pages_of_the_frontend_may_call_and_others_may_not_read() {
         request.header("access-control-request-method", "POST").finish()
     };
     let from = |origin: &str| {
-        Request::builder().uri_str("/api/jobs").header("host", "api.example.com").header("x-api-key", KEY).header("origin", origin).finish()
+        Request::builder()
+            .uri_str("/api/jobs")
+            .header("host", "api.example.com")
+            .header("x-api-key", &stage.key)
+            .header("origin", origin)
+            .finish()
     };
 
     let allowed = Answer::of(stage.send(preflight("https://app.example.com")).await).await;

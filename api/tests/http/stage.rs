@@ -5,7 +5,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -15,21 +15,29 @@ use std::{
 };
 
 use api::{app::App, config::Config, endpoint};
+use argon2::{Argon2, PasswordHasher as _};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use poem::{
-    Body, Endpoint as _, Request, RequestBuilder, Response,
+    Addr, Body, Endpoint as _, Request, RequestBuilder, RequestParts, Response,
     endpoint::BoxEndpoint,
-    http::{HeaderMap, StatusCode},
+    http::{self, HeaderMap, Method, StatusCode, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
 };
 use serde_json::{Value, json};
 use shared::{
-    config::Env,
+    api_key::Scope,
+    api_keys::NewApiKey,
+    audit::By,
+    config::{Env, ExposeSecret as _},
     event::EventBody,
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
     store::Store,
+    time::Timestamp,
+    user::{PasswordHash, Role, User, UserLimits},
+    users::NewUser,
     workers::{Membership, NewWorker},
 };
 use tokio::{
@@ -38,8 +46,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The key that every stage lets in.
-pub const KEY: &str = "a-key-for-tests-only";
+/// What signs the tokens of every stage.
+pub const SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
+
+/// The password of everybody on a stage.
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +58,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A running system without a worker.
 pub struct Stage {
     pub app: App,
+    /// A user, and a key of theirs for all that users may.
+    pub user: User,
+    pub key: String,
     endpoint: Arc<BoxEndpoint<'static, Response>>,
     redis: Option<Child>,
     directory: PathBuf,
@@ -59,31 +73,64 @@ impl Stage {
 
     /// A stage with one setting of its own.
     pub async fn with(setting: (&str, &str)) -> Self {
-        static STAGES: AtomicU32 = AtomicU32::new(0);
-        let number = STAGES.fetch_add(1, Ordering::Relaxed);
-        let directory = env::temp_dir().join(format!("api-stage-{}-{number}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory of our own");
-        let redis = start_redis(&directory).await;
+        let Empty { app, endpoint, redis, directory } = Empty::with(&[setting]).await;
+        let user = made(&app, "user@example.com", Role::User).await;
+        let key = key_of(&app, &user, &[Scope::Chat, Scope::Read]).await;
+        Self { app, user, key, endpoint, redis: Some(redis), directory }
+    }
 
-        let database = format!("sqlite://{}", directory.join("record.db").display());
-        let socket = format!("redis+unix://{}", directory.join("redis.sock").display());
-        let env = Env::of([("BOOTSTRAP_API_KEY", KEY), ("DATABASE_URL", &database), ("REDIS_URL", &socket), setting]);
-        let config = Config::from_env(&env).expect("valid settings");
-        let draining = CancellationToken::new();
-        let store = Box::pin(Store::open(&config.store, &draining)).await.expect("a store").expect("not told to stop");
-        let app = App::new(config, store, draining);
+    /// A stage with settings of its own and nobody on it: [`Self::user`] is in no record.
+    pub async fn empty(settings: &[(&str, &str)]) -> Self {
+        let Empty { app, endpoint, redis, directory } = Empty::with(settings).await;
+        let user = User {
+            id: shared::id::UserId::new(),
+            email: String::new(),
+            name: None,
+            role: Role::User,
+            disabled: false,
+            limits: UserLimits::default(),
+            created_at: Timestamp::from_unix_ms(0),
+            last_login_at: None,
+        };
+        Self { app, user, key: String::new(), endpoint, redis: Some(redis), directory }
+    }
+
+    /// Another server over the same stores, with settings of its own.
+    pub async fn elsewhere(&self, settings: &[(&str, &str)]) -> Elsewhere {
+        let app = app_in(&self.directory, settings).await;
         let endpoint = Arc::new(poem::EndpointExt::boxed(endpoint(app.clone())));
-        Self { app, endpoint, redis: Some(redis), directory }
+        Elsewhere { app, endpoint }
     }
 
-    /// Send `request` as it is.
+    /// An account.
+    pub async fn account(&self, email: &str, role: Role) -> User {
+        made(&self.app, email, role).await
+    }
+
+    /// A key of `user`.
+    pub async fn key_of(&self, user: &User, scopes: &[Scope]) -> String {
+        key_of(&self.app, user, scopes).await
+    }
+
+    /// An access token of a login of `user`.
+    pub async fn token_of(&self, user: &User) -> String {
+        let (family, _) = self.app.logins.begin(user, &By::default()).await.expect("a login");
+        self.app.tokens.issue(user, family).expose_secret().to_owned()
+    }
+
+    /// Send `request` as it is, from this machine.
     pub async fn send(&self, request: Request) -> Response {
-        tokio::time::timeout(PATIENCE, self.endpoint.get_response(request)).await.expect("an answer in time")
+        send(&self.endpoint, request).await
     }
 
-    /// Send `request` with the key, and read the whole answer.
+    /// Send `request` with the key of the user, and read the whole answer.
     pub async fn ask(&self, request: Request) -> Answer {
-        Answer::of(self.send(with(request, "x-api-key", KEY)).await).await
+        Answer::of(self.send(with(request, "x-api-key", &self.key)).await).await
+    }
+
+    /// Send a body as whom `credential` says, a token or a key; as nobody if it is empty.
+    pub async fn call(&self, credential: &str, method: Method, path: &str, body: &Value) -> Answer {
+        Answer::of(self.send(request(credential, method, path, body)).await).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -103,7 +150,7 @@ impl Stage {
 
     /// Follow a job's events, from after `last` if given.
     pub async fn follow(&self, job: &str, last: Option<&str>) -> Events {
-        let mut request = with(get(&format!("/api/jobs/{job}/events")), "x-api-key", KEY);
+        let mut request = with(get(&format!("/api/jobs/{job}/events")), "x-api-key", &self.key);
         if let Some(last) = last {
             request = with(request, "last-event-id", last);
         }
@@ -138,7 +185,106 @@ impl Drop for Stage {
     }
 }
 
-async fn start_redis(directory: &std::path::Path) -> Child {
+/// A system with nobody on it.
+struct Empty {
+    app: App,
+    endpoint: Arc<BoxEndpoint<'static, Response>>,
+    redis: Child,
+    directory: PathBuf,
+}
+
+impl Empty {
+    async fn with(settings: &[(&str, &str)]) -> Self {
+        static STAGES: AtomicU32 = AtomicU32::new(0);
+        let number = STAGES.fetch_add(1, Ordering::Relaxed);
+        let directory = env::temp_dir().join(format!("api-stage-{}-{number}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory of our own");
+        let redis = start_redis(&directory).await;
+        let app = app_in(&directory, settings).await;
+        let endpoint = Arc::new(poem::EndpointExt::boxed(endpoint(app.clone())));
+        Self { app, endpoint, redis, directory }
+    }
+}
+
+/// A server over the stores of `directory`.
+async fn app_in(directory: &Path, settings: &[(&str, &str)]) -> App {
+    let database = format!("sqlite://{}", directory.join("record.db").display());
+    let socket = format!("redis+unix://{}", directory.join("redis.sock").display());
+    let mut all = [("HOST", "127.0.0.1"); 16];
+    let common = [("JWT_SECRET", SECRET), ("AUTH_RATE_LIMIT_PER_MINUTE", "10000"), ("DATABASE_URL", &database), ("REDIS_URL", &socket)];
+    for (place, setting) in all.iter_mut().zip(common.iter().chain(settings)) {
+        *place = *setting;
+    }
+    let config = Config::from_env(&Env::of(all)).expect("valid settings");
+    let draining = CancellationToken::new();
+    let store = Box::pin(Store::open(&config.store, &draining)).await.expect("a store").expect("not told to stop");
+    App::new(config, store, draining)
+}
+
+/// Another server over a stage's stores.
+pub struct Elsewhere {
+    pub app: App,
+    endpoint: Arc<BoxEndpoint<'static, Response>>,
+}
+
+impl Elsewhere {
+    pub async fn call(&self, credential: &str, method: Method, path: &str, body: &Value) -> Answer {
+        Answer::of(send(&self.endpoint, request(credential, method, path, body)).await).await
+    }
+}
+
+async fn send(endpoint: &BoxEndpoint<'static, Response>, request: Request) -> Response {
+    let request = if request.remote_addr().as_socket_addr().is_some() { request } else { from(request, "127.0.0.1") };
+    tokio::time::timeout(PATIENCE, endpoint.get_response(request)).await.expect("an answer in time")
+}
+
+/// `request` as it comes from `address`.
+pub fn from(request: Request, address: &str) -> Request {
+    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+    let peer = Addr::from(std::net::SocketAddr::new(address.parse().expect("an address"), 50_000));
+    let (mut parts, ()) = http::Request::builder().method(method).uri(uri).body(()).expect("a request").into_parts();
+    parts.headers = headers;
+    let local = LocalAddr(Addr::custom("stage", "here"));
+    Request::from_parts(RequestParts::from((parts, local, RemoteAddr(peer), Scheme::HTTP)), request.into_body())
+}
+
+/// A request with a body, as whom `credential` says.
+pub fn request(credential: &str, method: Method, path: &str, body: &Value) -> Request {
+    let builder = Request::builder().method(method).uri_str(path).content_type("application/json");
+    let builder = if credential.is_empty() { builder } else { builder.header("authorization", format!("Bearer {credential}")) };
+    builder.body(body.to_string())
+}
+
+/// What is kept of [`PASSWORD`].
+fn password_hash() -> PasswordHash {
+    PasswordHash::new(Argon2::default().hash_password(PASSWORD.as_bytes()).expect("hashed").to_string())
+}
+
+async fn made(app: &App, email: &str, role: Role) -> User {
+    let email = email.parse().expect("an address");
+    let new = NewUser { email, name: None, password: password_hash(), role, limits: UserLimits::default() };
+    app.users.create(new, &By::default()).await.expect("an account")
+}
+
+async fn key_of(app: &App, user: &User, scopes: &[Scope]) -> String {
+    app.api_keys.create(new_key(user, scopes), &By::default()).await.expect("a key").1.expose().to_owned()
+}
+
+/// A key to be.
+pub fn new_key(user: &User, scopes: &[Scope]) -> NewApiKey {
+    NewApiKey {
+        user_id: user.id,
+        name: "key".to_owned(),
+        scopes: scopes.to_vec(),
+        allowed_tools: None,
+        allowed_ips: None,
+        rate_limit_per_hour: None,
+        max_concurrent_jobs: None,
+        expires_at: None,
+    }
+}
+
+async fn start_redis(directory: &Path) -> Child {
     let binary = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
     let mut redis = Command::new(binary)
         .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
@@ -166,7 +312,7 @@ pub fn with(mut request: Request, name: &'static str, value: &str) -> Request {
 }
 
 pub fn post(path: &str) -> RequestBuilder {
-    Request::builder().method(poem::http::Method::POST).uri_str(path)
+    Request::builder().method(Method::POST).uri_str(path)
 }
 
 /// An answer, read to its end.
