@@ -11,6 +11,7 @@ use shared::{
     audit::{Action, By},
     config::{ExposeSecret as _, SecretString},
     id::{FamilyId, UserId},
+    job::NanoUsd,
     logins::{RefreshToken, Renewal},
     principal::{Credential, Principal},
     time::Timestamp,
@@ -395,7 +396,7 @@ impl From<&user::User> for User {
             disabled: user.disabled,
             rate_limit_per_hour,
             max_concurrent_jobs,
-            daily_budget_usd: daily_budget.map(|budget| budget.usd()),
+            daily_budget_usd: daily_budget.map(NanoUsd::usd),
             created_at: Wire(user.created_at),
             last_login_at: user.last_login_at.map(Wire),
         }
@@ -437,12 +438,11 @@ impl Check for UpdateProfile {
         if let Some(Wire(password)) = &self.password {
             check_password(&mut faults, password);
         }
-        match &self.current_password {
-            Some(Wire(current)) => check_length(&mut faults, "/current_password", current),
-            None => {
-                let is_needed = self.email.is_some() || self.password.is_some();
-                faults.unless(!is_needed, "/current_password", "is needed to change the email or the password");
-            }
+        if let Some(Wire(current)) = &self.current_password {
+            check_length(&mut faults, "/current_password", current);
+        } else {
+            let is_needed = self.email.is_some() || self.password.is_some();
+            faults.unless(!is_needed, "/current_password", "is needed to change the email or the password");
         }
         faults.into()
     }
