@@ -220,13 +220,14 @@ pub struct ApiError {
     errors: Vec<FieldError>,
     retry_after_secs: Option<u32>,
     scope: Option<Scope>,
+    headers: Option<Box<HeaderMap>>,
     source: Option<shared::error::Cause>,
 }
 
 impl ApiError {
     /// `code`, with a sentence for a person.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, scope: None, source: None }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_secs: None, scope: None, headers: None, source: None }
     }
 
     /// The request was understood and is wrong in these places.

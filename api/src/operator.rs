@@ -1,4 +1,4 @@
-//! What operators do without a token, because they have the machine: make accounts, make and revoke keys. The audit
+//! What operators do without a token, because they have the machine: make an admin, make and revoke keys. The audit
 //! log has it as done by nobody.
 
 use std::{
@@ -35,20 +35,17 @@ const MAX_PASSWORD_BYTES: u64 = 4 * MAX_CHARS as u64 + 2;
 pub enum Task {
     /// Admins.
     #[command(subcommand)]
-    Admin(AccountTask),
-    /// Users.
-    #[command(subcommand)]
-    User(AccountTask),
+    Admin(AdminTask),
     /// API keys.
     #[command(subcommand)]
     Key(KeyTask),
 }
 
-/// Work on accounts.
+/// Work on admins.
 #[derive(Debug, Subcommand)]
-pub enum AccountTask {
-    /// Make one and print its id. The password is the first line of standard input, or of a file.
-    Create(NewAccount),
+pub enum AdminTask {
+    /// Make an admin and print their id. The password is the first line of standard input, or of a file.
+    Create(NewAdmin),
 }
 
 /// Work on API keys.
@@ -63,9 +60,9 @@ pub enum KeyTask {
     },
 }
 
-/// An account to be.
+/// An admin to be.
 #[derive(Debug, Args)]
-pub struct NewAccount {
+pub struct NewAdmin {
     /// The address to log in with.
     #[arg(long)]
     email: Email,
@@ -97,8 +94,7 @@ pub struct NewKey {
 /// Do `task`; what is to be printed.
 pub async fn perform(store: &Store, task: Task) -> anyhow::Result<String> {
     match task {
-        Task::Admin(AccountTask::Create(account)) => create_account(store, account, Role::Admin).await,
-        Task::User(AccountTask::Create(account)) => create_account(store, account, Role::User).await,
+        Task::Admin(AdminTask::Create(admin)) => create_admin(store, admin).await,
         Task::Key(KeyTask::Create(key)) => create_key(store, key).await,
         Task::Key(KeyTask::Revoke { id }) => {
             if !ApiKeys::new(store).revoke(id, None, &By::default()).await? {
@@ -109,10 +105,10 @@ pub async fn perform(store: &Store, task: Task) -> anyhow::Result<String> {
     }
 }
 
-async fn create_account(store: &Store, account: NewAccount, role: Role) -> anyhow::Result<String> {
-    let password = chosen_password(account.password_file.as_deref())?;
+async fn create_admin(store: &Store, admin: NewAdmin) -> anyhow::Result<String> {
+    let password = chosen_password(admin.password_file.as_deref())?;
     let password = Passwords::default().hash(&password).await?;
-    let new = NewUser { email: account.email, name: account.name, password, role, limits: UserLimits::default() };
+    let new = NewUser { email: admin.email, name: admin.name, password, role: Role::Admin, limits: UserLimits::default() };
     let user = Users::new(store).create(new, &By::default()).await?;
     Ok(format!("{}\n", user.id))
 }

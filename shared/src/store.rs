@@ -41,7 +41,8 @@ impl Store {
     /// `None` when `shutdown` came first. Fails when waiting cannot help: a wrong address, a step of
     /// the migration that the database refuses.
     pub async fn open(config: &StoreConfig, shutdown: &CancellationToken) -> Result<Option<Self>> {
-        shutdown.run_until_cancelled(Self::connect(config)).await.transpose()
+        // Done once, and large: it is not to be a part of every future that waits for it.
+        shutdown.run_until_cancelled(Box::pin(Self::connect(config))).await.transpose()
     }
 
     async fn connect(config: &StoreConfig) -> Result<Self> {

@@ -4,12 +4,8 @@ use std::str::FromStr;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::{id::UserId, job::NanoUsd, time::Timestamp};
-
-/// The seeded user that the bootstrap key of the environment acts for.
-pub const BOOTSTRAP_USER: UserId = UserId::from_uuid(Uuid::from_u128(1));
 
 /// What an account is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

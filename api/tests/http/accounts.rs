@@ -112,8 +112,8 @@ async fn somebody_who_registers_gets_a_budget_and_never_another_role() {
     let token = text(&answer, "access_token");
     let admin = json!({"email": "b@example.com", "password": "twelve chars", "role": "admin"});
     assert_eq!(post(&stage, &token, "register", &admin).await.code(), "admin_exists");
-    let taken = post(&stage, "", "register", &json!({"email": "nEW@eXAMPLE.com", "password": "twelve chars"})).await;
-    assert_eq!((taken.status, taken.code().as_str()), (StatusCode::CONFLICT, "email_taken"));
+    let again = post(&stage, "", "register", &json!({"email": "nEW@eXAMPLE.com", "password": "twelve chars"})).await;
+    assert_eq!((again.status, again.code().as_str()), (StatusCode::CONFLICT, "email_taken"));
 }
 
 #[tokio::test]
