@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::routes::{api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi};
 
 /// The bodies of requests.
-const BODIES: [&str; 7] = ["CreateChat", "TextBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey"];
+const BODIES: &[&str] = &["CreateChat", "TextBlock", "ImageBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey"];
 
 /// The groups of operations.
 #[derive(Tags)]

@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::{
     event::StartReason,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
+    image::ImageSource,
+    output_schema::OutputSchema,
     time::Timestamp,
 };
 
@@ -98,6 +100,11 @@ pub enum ContentBlock {
     Text {
         /// The text.
         text: String,
+    },
+    /// A picture.
+    Image {
+        /// Where it is.
+        source: ImageSource,
     },
 }
 
@@ -207,6 +214,9 @@ pub struct ChatSpec {
     /// The most this job may cost. Checked by the CLI after each model call, so one call may pass it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_budget_usd: Option<f64>,
+    /// The form the answer is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<OutputSchema>,
     /// How hard the model should try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
@@ -250,6 +260,7 @@ impl ChatSpec {
             tools: None,
             max_turns: None,
             max_budget_usd: None,
+            output_schema: None,
             effort: None,
             thinking: None,
             timeout_secs: None,
@@ -266,6 +277,9 @@ impl ChatSpec {
 pub struct JobResult {
     /// The model's last words, at most 4 MiB.
     pub text: String,
+    /// The answer in the form of the job's `output_schema`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub structured_output: Option<Value>,
     /// Why the model stopped, in the Messages API's words.
     pub stop_reason: Option<String>,
     /// How many model calls it took.
@@ -469,6 +483,7 @@ impl JobView {
         let Some(result) = &mut self.result else { return };
         let end = result.text.floor_char_boundary(KEPT);
         result.text.truncate(end);
+        result.structured_output = None;
         result.permission_denials.clear();
         result.truncated = true;
     }

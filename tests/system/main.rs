@@ -6,5 +6,6 @@ mod answer;
 mod cancel;
 mod cli_faults;
 mod crash;
+mod options;
 mod outage;
 mod schema;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use prometheus_client::metrics::gauge::Gauge;
 use shared::{
     event::EventBody,
-    job::{ChatSpec, RetryAfterOutput},
+    job::{ChatSpec, JobResult, RetryAfterOutput},
     lease::{Lease, Outcome, Report, SpoolError},
 };
 use tokio::{
@@ -342,8 +342,15 @@ impl<'a> Attempt<'a> {
         };
         match Failure::of_turn(result) {
             Some(failure) => self.failed(&failure),
-            None => Outcome::Completed(result.clone().into_job_result()),
+            None => self.completed(result.clone().into_job_result()),
         }
+    }
+
+    /// The CLI holds the answer to its schema itself; the client is promised that it fits ours.
+    fn completed(&self, result: JobResult) -> Outcome {
+        let Some(schema) = &self.lease.job().spec.output_schema else { return Outcome::Completed(result) };
+        let fits = result.structured_output.as_ref().is_some_and(|output| schema.admits(output).is_ok());
+        if fits { Outcome::Completed(result) } else { self.failed(&Failure::new(Code::StructuredOutputFailed)) }
     }
 
     fn failed(&self, failure: &Failure) -> Outcome {

@@ -15,10 +15,12 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
-    job::{self, ChatSpec, Effort, Message, Priority, RetryAfterOutput, Thinking},
+    image::{self, ImageSource},
+    job::{ChatSpec, ContentBlock, Effort, Message, Priority, RetryAfterOutput, Thinking, may_be_offered},
     jobs::NewJob,
+    output_schema::OutputSchema,
 };
 
 use crate::{
@@ -46,6 +48,8 @@ const MAX_PAIRS: usize = 16;
 const MAX_KEY_CHARS: usize = 64;
 const MAX_VALUE_CHARS: usize = 512;
 const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// What the Messages API takes in one request.
+const MAX_IMAGES: usize = 20;
 const MAX_WAIT_SECS: u64 = 60;
 
 /// The operations that ask the model.
@@ -164,6 +168,8 @@ struct CreateChat {
     tools: Option<Vec<String>>,
     max_turns: Option<u32>,
     max_budget_usd: Option<f64>,
+    #[serde(default, deserialize_with = "output_schema")]
+    output_schema: Option<OutputSchema>,
     effort: Option<Effort>,
     thinking: Option<Thinking>,
     timeout_secs: Option<u32>,
@@ -189,6 +195,7 @@ impl CreateChat {
             tools: self.tools,
             max_turns: self.max_turns,
             max_budget_usd: self.max_budget_usd,
+            output_schema: self.output_schema,
             effort: self.effort,
             thinking: self.thinking,
             timeout_secs: self.timeout_secs,
@@ -209,6 +216,13 @@ impl Check for CreateChat {
             }
         };
         refuse(says_something(&self.message), "/message".into(), "must not be empty");
+        let images = images(&self.message);
+        refuse(images.len() <= MAX_IMAGES, "/message".into(), &format!("must hold at most {MAX_IMAGES} pictures"));
+        for (index, image) in images.into_iter().take(MAX_IMAGES) {
+            if let Err(error) = image.check() {
+                refuse(false, format!("/message/{index}/source/data").into(), &error.to_string());
+            }
+        }
         for (pointer, model) in [("/model", &self.model), ("/fallback_model", &self.fallback_model)] {
             let right = model.as_deref().is_none_or(is_model_name);
             refuse(right, pointer.into(), "must be 1 to 128 letters, digits or `._:/@[]-`, and begin with a letter or a digit");
@@ -217,7 +231,7 @@ impl Check for CreateChat {
         refuse(tools.len() <= MAX_TOOLS, "/tools".into(), &format!("must be at most {MAX_TOOLS} names"));
         for (index, tool) in tools.iter().enumerate().take(MAX_TOOLS) {
             let detail = "must be a tool that jobs may use: 1 to 64 letters, digits or `_`, beginning with a letter";
-            refuse(job::may_be_offered(tool), format!("/tools/{index}").into(), detail);
+            refuse(may_be_offered(tool), format!("/tools/{index}").into(), detail);
         }
         for (pointer, number, max) in [
             ("/max_turns", self.max_turns, MAX_TURNS),
@@ -242,8 +256,21 @@ impl Check for CreateChat {
 fn says_something(message: &Message) -> bool {
     match message {
         Message::Text(text) => !text.is_empty(),
-        Message::Blocks(blocks) => !blocks.is_empty() && blocks.iter().all(|job::ContentBlock::Text { text }| !text.is_empty()),
+        Message::Blocks(blocks) => {
+            let is_empty = |block: &ContentBlock| matches!(block, ContentBlock::Text { text } if text.is_empty());
+            !blocks.is_empty() && !blocks.iter().any(is_empty)
+        }
     }
+}
+
+/// The pictures of a message, each with its place.
+fn images<'a>(message: &'a Message) -> Vec<(usize, &'a ImageSource)> {
+    let Message::Blocks(blocks) = message else { return Vec::new() };
+    let image = |(index, block): (usize, &'a ContentBlock)| match block {
+        ContentBlock::Image { source } => Some((index, source)),
+        ContentBlock::Text { .. } => None,
+    };
+    blocks.iter().enumerate().filter_map(image).collect()
 }
 
 /// [`MODEL_PATTERN`]. It cannot be taken for an option of the CLI.
@@ -314,8 +341,8 @@ fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Message, D::Err
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Message, A::Error> {
             let mut blocks = Vec::new();
-            while let Some(Block { text, kind: TextType::Text }) = seq.next_element()? {
-                blocks.push(job::ContentBlock::Text { text });
+            while let Some(Block(block)) = seq.next_element()? {
+                blocks.push(block);
             }
             Ok(Message::Blocks(blocks))
         }
@@ -324,18 +351,44 @@ fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Message, D::Err
     deserializer.deserialize_any(Either)
 }
 
+/// A block that says of itself what is missing in it: an enum would only say that it does not fit.
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+struct Block(ContentBlock);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Block {
+struct Fields {
     #[serde(rename = "type")]
-    kind: TextType,
-    text: String,
+    kind: BlockType,
+    text: Option<String>,
+    source: Option<ImageSource>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum TextType {
+enum BlockType {
     Text,
+    Image,
+}
+
+impl TryFrom<Fields> for Block {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Self, &'static str> {
+        match fields {
+            Fields { kind: BlockType::Text, text: Some(text), source: None } => Ok(Self(ContentBlock::Text { text })),
+            Fields { kind: BlockType::Text, text: None, .. } => Err("missing field `text`"),
+            Fields { kind: BlockType::Image, source: Some(source), text: None } => Ok(Self(ContentBlock::Image { source })),
+            Fields { kind: BlockType::Image, source: None, .. } => Err("missing field `source`"),
+            Fields { .. } => Err("a block holds either text or a picture"),
+        }
+    }
+}
+
+fn output_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OutputSchema>, D::Error> {
+    let schema = Option::<Value>::deserialize(deserializer)?;
+    schema.map(OutputSchema::parse).transpose().map_err(de::Error::custom)
 }
 
 impl Type for CreateChat {
@@ -352,7 +405,8 @@ impl Type for CreateChat {
     }
 
     fn register(registry: &mut Registry) {
-        registry.create_schema::<Block, _>("TextBlock".to_owned(), |_| block_schema());
+        registry.create_schema::<Block, _>("TextBlock".to_owned(), |_| text_block());
+        registry.create_schema::<ImageSource, _>("ImageBlock".to_owned(), |_| image_block());
         registry.create_schema::<Self, _>("CreateChat".to_owned(), |_| MetaSchema {
             description: Some("A message to the model, and how to treat it."),
             required: vec!["message"],
@@ -394,6 +448,11 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
         ("tools", "The tools the model may use; the server's default if absent, none if empty.", or_null(tools)),
         ("max_turns", "The most model calls of this job.", or_null(integer(MAX_TURNS))),
         ("max_budget_usd", "The most this job may cost. Checked after each model call, so one call may pass it.", or_null(budget)),
+        (
+            "output_schema",
+            "The form of the answer: a JSON Schema of an object. The job's result then has it as `structured_output`.",
+            or_null(MetaSchema { example: Some(json!({"type": "object", "properties": {}})), ..MetaSchema::new("object") }),
+        ),
         ("effort", "How hard the model should try.", or_null(Effort::schema())),
         ("thinking", "Whether the model thinks before it answers.", or_null(Thinking::schema())),
         ("timeout_secs", "The longest run of one attempt.", or_null(integer(MAX_SECS))),
@@ -417,19 +476,44 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
 }
 
 fn message_schema() -> MetaSchema {
-    let block = MetaSchemaRef::Reference("TextBlock".to_owned());
+    let blocks = ["TextBlock", "ImageBlock"].map(|name| MetaSchemaRef::Reference(name.to_owned()));
+    let block = inline(MetaSchema { one_of: blocks.into(), ..MetaSchema::ANY });
     let blocks = MetaSchema { min_items: Some(1), items: Some(Box::new(block)), ..MetaSchema::new("array") };
     MetaSchema { one_of: vec![inline(some_text()), inline(blocks)], ..MetaSchema::ANY }
 }
 
-fn block_schema() -> MetaSchema {
-    let kind = MetaSchema { enum_items: vec![json!("text")], ..MetaSchema::new("string") };
+fn text_block() -> MetaSchema {
     MetaSchema {
         description: Some("A piece of a message."),
         required: vec!["type", "text"],
-        properties: vec![("type", inline(kind)), ("text", inline(some_text()))],
+        properties: vec![("type", inline(word("text"))), ("text", inline(some_text()))],
         ..MetaSchema::new("object")
     }
+}
+
+fn image_block() -> MetaSchema {
+    let kinds = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+    let media_type = MetaSchema { enum_items: kinds.map(|kind| json!(kind)).into(), ..MetaSchema::new("string") };
+    let data = MetaSchema {
+        description: Some("At most 5 MiB, as base64 (RFC 4648, section 4)."),
+        max_length: Some(image::MAX_BYTES.div_ceil(3) * 4),
+        ..MetaSchema::new_with_format("string", "byte")
+    };
+    let source = MetaSchema {
+        required: vec!["type", "media_type", "data"],
+        properties: vec![("type", inline(word("base64"))), ("media_type", inline(media_type)), ("data", inline(data))],
+        ..MetaSchema::new("object")
+    };
+    MetaSchema {
+        description: Some("A picture."),
+        required: vec!["type", "source"],
+        properties: vec![("type", inline(word("image"))), ("source", inline(source))],
+        ..MetaSchema::new("object")
+    }
+}
+
+fn word(word: &str) -> MetaSchema {
+    MetaSchema { enum_items: vec![json!(word)], ..MetaSchema::new("string") }
 }
 
 fn some_text() -> MetaSchema {
@@ -443,7 +527,6 @@ fn inline(schema: MetaSchema) -> MetaSchemaRef {
 #[cfg(test)]
 mod tests {
     use poem::http::HeaderValue;
-    use serde_json::Value;
 
     use super::*;
     use crate::{body::parse, error::Code};
@@ -464,6 +547,10 @@ mod tests {
         body
     }
 
+    fn gif(data: &str) -> Value {
+        json!({"type": "base64", "media_type": "image/gif", "data": data})
+    }
+
     #[test]
     fn every_wrong_field_is_pointed_at() {
         for (field, value, pointer) in [
@@ -471,7 +558,16 @@ mod tests {
             ("message", json!([]), "/message"),
             ("message", json!(7), "/message"),
             ("message", json!({"type": "text", "text": "a"}), "/message"),
-            ("message", json!([{"type": "text", "text": "a"}, {"type": "image"}]), "/message/1/type"),
+            ("message", json!([{"type": "text", "text": "a"}, {"type": "video"}]), "/message/1/type"),
+            ("message", json!([{"type": "text", "text": "a"}, {"type": "image"}]), "/message/1/source"),
+            ("message", json!([{"type": "image", "text": "a", "source": gif("R0lGODlh")}]), "/message/0"),
+            ("message", json!([{"type": "image", "source": {"type": "url", "url": "http://a"}}]), "/message/0/source/type"),
+            ("message", json!([{"type": "image", "source": gif("R0lG-Dlh")}]), "/message/0/source/data"),
+            ("message", json!([{"type": "text", "text": "a"}, {"type": "image", "source": gif("AAAA")}]), "/message/1/source/data"),
+            ("message", json!(vec![json!({"type": "image", "source": gif("R0lGODlh")}); 21]), "/message"),
+            ("output_schema", json!({"type": "array"}), "/output_schema"),
+            ("output_schema", json!({"type": "object", "required": 1}), "/output_schema"),
+            ("output_schema", json!("object"), "/output_schema"),
             ("message", json!([{"type": "text"}]), "/message/0/text"),
             ("message", json!([{"type": "text", "text": "a", "cache": 1}]), "/message/0/cache"),
             ("message", json!([{"type": "text", "text": ""}]), "/message"),
@@ -511,6 +607,9 @@ mod tests {
     fn what_is_at_its_limit_is_taken() {
         for (field, value) in [
             ("message", json!([{"type": "text", "text": "a"}, {"text": "b", "type": "text"}])),
+            ("message", json!([{"type": "image", "source": gif("R0lGODlh")}])),
+            ("output_schema", json!({"type": "object", "properties": {"a": {"type": "string"}}})),
+            ("output_schema", Value::Null),
             ("model", json!("us.anthropic.claude-sonnet-4-5@20250929:0/x[1m]")),
             ("model", Value::Null),
             ("tools", json!(vec!["mcp_x"; 64])),

@@ -8,8 +8,9 @@ use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Header, Path, Query},
     payload::Json,
-    types::ToJSON as _,
+    types::{Any, ToJSON as _},
 };
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use shared::{
     id::{JobId, SessionId, UserId, WorkerId},
@@ -93,6 +94,9 @@ pub struct Queue {
 struct JobResult {
     /// Its last words.
     text: String,
+    /// The answer in the form of the job's `output_schema`.
+    #[oai(skip_serializing_if_is_none)]
+    structured_output: Option<Any<Value>>,
     /// Why it stopped, in the Messages API's words.
     #[oai(nullable)]
     stop_reason: Option<String>,
@@ -319,9 +323,17 @@ impl From<JobView> for Job {
 
 impl From<job::JobResult> for JobResult {
     fn from(result: job::JobResult) -> Self {
-        let job::JobResult { text, stop_reason, num_turns, permission_denials, truncated } = result;
+        let job::JobResult { text, structured_output, stop_reason, num_turns, permission_denials, truncated } = result;
         let denial = |job::PermissionDenial { tool_name, tool_use_id }| PermissionDenial { tool_name, tool_use_id };
-        Self { text, stop_reason, num_turns, permission_denials: permission_denials.into_iter().map(denial).collect(), truncated }
+        let structured_output = structured_output.map(Any);
+        Self {
+            text,
+            structured_output,
+            stop_reason,
+            num_turns,
+            permission_denials: permission_denials.into_iter().map(denial).collect(),
+            truncated,
+        }
     }
 }
 

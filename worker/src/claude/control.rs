@@ -88,7 +88,7 @@ impl Question {
     }
 }
 
-/// The first line of a process: the system prompt of the conversation. Its answer says that the CLI is up.
+/// The first line of a process: the system prompt of the conversation, and the form of its answer. Its answer says that the CLI is up.
 ///
 /// Without tools and without a prompt of the client's the system prompt is empty: the CLI's own default
 /// would tell the model the directory and the date of this machine.
@@ -101,6 +101,9 @@ pub fn initialize(request_id: &str, spec: &ChatSpec, tools: &[String]) -> String
     }
     if let Some(prompt) = &spec.append_system_prompt {
         asked["appendSystemPrompt"] = json!(prompt);
+    }
+    if let Some(schema) = &spec.output_schema {
+        asked["jsonSchema"] = schema.as_json().clone();
     }
     request(request_id, &asked)
 }

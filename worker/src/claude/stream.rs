@@ -307,6 +307,7 @@ impl Parser {
             subtype: end.subtype,
             terminal_reason: end.terminal_reason,
             text,
+            structured_output: end.structured_output,
             stop_reason: end.stop_reason,
             num_turns: end.num_turns,
             permission_denials: end.permission_denials.into_iter().map(|denial| self.denied(denial)).collect(),

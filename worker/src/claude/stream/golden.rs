@@ -192,7 +192,14 @@ fn shown(step: &Step) -> Value {
         }
         Step::Asked(question) => json!({"asked": {"request_id": question.request_id, "subtype": question.subtype}}),
         Step::Retrying { attempt, delay_ms, status } => json!({"retrying": {"attempt": attempt, "delay_ms": delay_ms, "status": status}}),
-        Step::TurnEnded(turn) => json!({"turn_ended": {
+        Step::TurnEnded(turn) => shown_turn(turn),
+        Step::Idle => json!("idle"),
+        Step::Unknown(what) => json!({"unknown": what}),
+    }
+}
+
+fn shown_turn(turn: &TurnResult) -> Value {
+    let mut shown = json!({"turn_ended": {
             "is_error": turn.is_error,
             "subtype": turn.subtype,
             "terminal_reason": turn.terminal_reason,
@@ -207,8 +214,9 @@ fn shown(step: &Step) -> Value {
             "api_error": turn.api_error,
             "errors": turn.errors,
             "retry_delay_ms": turn.retry_delay.map(|delay| u64::try_from(delay.as_millis()).expect("a short wait")),
-        }}),
-        Step::Idle => json!("idle"),
-        Step::Unknown(what) => json!({"unknown": what}),
+    }});
+    if let Some(output) = &turn.structured_output {
+        shown["turn_ended"]["structured_output"] = output.clone();
     }
+    shown
 }

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// What every line has.
 #[derive(Deserialize)]
@@ -190,6 +190,8 @@ pub(super) struct TurnEnd {
     pub result: String,
     #[serde(default, deserialize_with = "lenient")]
     pub errors: Vec<String>,
+    #[serde(default)]
+    pub structured_output: Option<Value>,
     #[serde(default, deserialize_with = "lenient")]
     pub stop_reason: Option<String>,
     #[serde(default, deserialize_with = "lenient")]

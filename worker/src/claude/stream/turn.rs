@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use shared::job::{JobResult, NanoUsd, PermissionDenial, Usage};
 
 use super::line::{Counters, ModelUsage, TurnEnd};
@@ -21,6 +22,8 @@ pub struct TurnResult {
     pub terminal_reason: Option<String>,
     /// The model's last words, or what the CLI says of an API error.
     pub text: String,
+    /// The answer in the form that was asked for.
+    pub structured_output: Option<Value>,
     /// Why the model stopped, in the Messages API's words.
     pub stop_reason: Option<String>,
     /// The CLI's count of turns, which includes the user's where tools were used.
@@ -63,6 +66,7 @@ impl TurnResult {
     pub fn into_job_result(self) -> JobResult {
         JobResult {
             text: self.text,
+            structured_output: self.structured_output,
             stop_reason: self.stop_reason,
             num_turns: self.num_turns,
             permission_denials: self.permission_denials,
