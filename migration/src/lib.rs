@@ -23,6 +23,7 @@ mod m20261122_000005_usage;
 mod m20261122_000006_settings;
 mod m20261122_000007_bootstrap_user;
 mod m20261123_000001_accounts;
+mod m20261123_000002_spending;
 
 struct Migrator;
 
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000006_settings::Migration),
             Box::new(m20261122_000007_bootstrap_user::Migration),
             Box::new(m20261123_000001_accounts::Migration),
+            Box::new(m20261123_000002_spending::Migration),
         ]
     }
 }
