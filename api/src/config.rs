@@ -57,6 +57,9 @@ pub struct Config {
     /// How often a minute one address may try to log in, to register, to renew a login:
     /// `AUTH_RATE_LIMIT_PER_MINUTE`.
     pub auth_rate_limit_per_minute: NonZeroU32,
+    /// What a job keeps of its owner's daily budget when it names no `max_budget_usd`:
+    /// `DEFAULT_JOB_BUDGET_USD`.
+    pub default_job_budget: NanoUsd,
     /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
     /// The database and Redis.
@@ -116,6 +119,7 @@ impl Config {
             default_rate_limit_per_hour: env.parsed("DEFAULT_RATE_LIMIT_PER_HOUR", 1_000)?,
             replicas: env.parsed("API_REPLICAS", NonZeroU32::MIN)?,
             auth_rate_limit_per_minute: env.parsed("AUTH_RATE_LIMIT_PER_MINUTE", DEFAULT_AUTH_RATE_LIMIT)?,
+            default_job_budget: job_budget(env)?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
             store: StoreConfig::from_env(env)?,
         })
@@ -167,6 +171,20 @@ fn at_least_one(env: &Env, name: &'static str, default: usize) -> Result<usize, 
     }
 }
 
+/// A job that kept nothing would be held by no budget.
+fn job_budget(env: &Env) -> Result<NanoUsd, ConfigError> {
+    const NAME: &str = "DEFAULT_JOB_BUDGET_USD";
+    match usd(env, NAME, 1.0)? {
+        NanoUsd(0) => Err(ConfigError::invalid(NAME, "zero")),
+        amount => Ok(amount),
+    }
+}
+
+fn usd(env: &Env, name: &'static str, default: f64) -> Result<NanoUsd, ConfigError> {
+    let usd = env.parsed(name, default)?;
+    if usd.is_finite() && usd >= 0.0 { Ok(NanoUsd::from_usd(usd)) } else { Err(ConfigError::invalid(name, "not an amount of money")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,7 +210,7 @@ mod tests {
         assert_eq!((config.max_body_bytes, config.max_connections), (1024 * 1024, 20_000));
         assert_eq!((config.registration, config.bootstrap), (Registration::Open, Bootstrap::Local));
         assert!(config.first_admin.is_none());
-        assert_eq!(config.default_daily_budget, NanoUsd(5_000_000_000));
+        assert_eq!((config.default_daily_budget, config.default_job_budget), (NanoUsd(5_000_000_000), NanoUsd(1_000_000_000)));
         assert!(!format!("{config:?}").contains(SECRET));
     }
 
@@ -230,6 +248,8 @@ mod tests {
             ("BOOTSTRAP_ADMIN", "1"),
             ("DEFAULT_DAILY_BUDGET_USD", "-1"),
             ("DEFAULT_DAILY_BUDGET_USD", "NaN"),
+            ("DEFAULT_JOB_BUDGET_USD", "-1"),
+            ("DEFAULT_JOB_BUDGET_USD", "0"),
         ] {
             let error = Config::from_env(&Env::of([("JWT_SECRET", SECRET), (name, value)])).expect_err(name).to_string();
             assert!(error.starts_with(&format!("`{name}` is")), "{error}");
