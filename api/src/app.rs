@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shared::{access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, logins::Logins, store::Store, users::Users};
+use shared::{
+    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, store::Store,
+    usage::UsageLog, users::Users,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, feed::Feeds, pace::Pace, password::Passwords, throttle::Throttle, token::Tokens};
@@ -34,10 +37,14 @@ pub struct App {
     pub tokens: Tokens,
     /// Passwords.
     pub passwords: Passwords,
+    /// How often everybody may ask.
+    pub limits: Limits,
     /// How often strangers may try.
     pub throttle: Throttle,
     /// Jobs.
     pub jobs: Jobs,
+    /// What was used.
+    pub usage: UsageLog,
     /// The logs of jobs.
     pub events: Events,
     /// The logs of jobs as they grow.
@@ -55,6 +62,7 @@ impl App {
     pub fn new(config: Config, store: Store, draining: CancellationToken) -> Self {
         let jobs = Jobs::new(&store);
         let events = Events::new(&store);
+        let usage = UsageLog::new(&store);
         let pace = Pace::default();
         let feeds = Feeds::new(jobs.clone(), events.clone(), pace.clone(), draining.clone());
         Self {
@@ -66,9 +74,11 @@ impl App {
             tokens: Tokens::new(&config.jwt_secrets),
             passwords: Passwords::default(),
             throttle: Throttle::new(config.auth_rate_limit_per_minute),
+            limits: Limits::new(&store, config.replicas.get()),
             config: Arc::new(config),
             store,
             jobs,
+            usage,
             events,
             feeds,
             pace,

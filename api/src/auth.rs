@@ -31,16 +31,19 @@ use crate::{
     app::App,
     client_address::ClientAddress,
     error::{ApiError, Code},
+    limit,
     token::Rejection,
 };
 
 /// Verify the credentials of a request, if it has any: wrong ones are refused here, before anything else of the
-/// request is looked at. Operations that need some say so by taking [`Authenticated`].
+/// request is looked at, and so is who has used up the hour. Operations that need some say so by taking [`Authenticated`].
 pub async fn authenticate<E: Endpoint<Output = Response>>(next: Arc<E>, mut request: Request) -> Result<Response> {
     if is_guarded(request.uri().path()) {
         let app: &App = request.data().ok_or_else(|| ApiError::internal("the endpoint has no `App`"))?;
         if let Some(principal) = identify(app, &request).await? {
-            request.set_data(Arc::new(principal));
+            let (principal, limits, default) = (Arc::new(principal), app.limits.clone(), app.config.default_rate_limit_per_hour);
+            request.set_data(Arc::clone(&principal));
+            return limit::enforce(&limits, default, &principal, &*next, request).await;
         }
     }
     next.call(request).await

@@ -180,11 +180,6 @@ fn job_budget(env: &Env) -> Result<NanoUsd, ConfigError> {
     }
 }
 
-fn usd(env: &Env, name: &'static str, default: f64) -> Result<NanoUsd, ConfigError> {
-    let usd = env.parsed(name, default)?;
-    if usd.is_finite() && usd >= 0.0 { Ok(NanoUsd::from_usd(usd)) } else { Err(ConfigError::invalid(name, "not an amount of money")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ use shared::{
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
     time::Timestamp,
+    usage::UsageGroup,
     user::Role,
 };
 
@@ -176,6 +177,7 @@ words! {
     Role: User Admin;
     Scope: Chat Read Admin;
     StartReason: First WorkerLost Retry Drained;
+    UsageGroup: Day Model Session Key;
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub enum Code {
     IdempotencyKeyReused,
     RateLimited,
     TooManyAttempts,
+    BudgetExhausted,
+    TooManyJobs,
     InternalError,
     Unavailable,
     Draining,
@@ -71,6 +73,7 @@ impl Code {
         Self::KeyExpired,
         Self::InvalidLogin,
         Self::TokenReused,
+        Self::BudgetExhausted,
         Self::OriginNotAllowed,
         Self::AccountDisabled,
         Self::AddressNotAllowed,
@@ -93,6 +96,7 @@ impl Code {
         Self::IdempotencyKeyReused,
         Self::RateLimited,
         Self::TooManyAttempts,
+        Self::TooManyJobs,
         Self::InternalError,
         Self::Unavailable,
         Self::Draining,
@@ -132,6 +136,8 @@ impl Code {
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RateLimited => "rate_limited",
             Self::TooManyAttempts => "too_many_attempts",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::TooManyJobs => "too_many_jobs",
             Self::InternalError => "internal_error",
             Self::Unavailable => "unavailable",
             Self::Draining => "draining",
@@ -148,6 +154,7 @@ impl Code {
             | Self::KeyExpired
             | Self::InvalidLogin
             | Self::TokenReused => StatusCode::UNAUTHORIZED,
+            Self::BudgetExhausted => StatusCode::PAYMENT_REQUIRED,
             Self::OriginNotAllowed
             | Self::AccountDisabled
             | Self::AddressNotAllowed
@@ -166,7 +173,7 @@ impl Code {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited | Self::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::TooManyAttempts | Self::TooManyJobs => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -337,6 +344,12 @@ impl From<shared::Error> for ApiError {
             }
             shared::Error::EmailTaken => Self::new(Code::EmailTaken, "another account has this email address"),
             shared::Error::LastAdmin => Self::new(Code::LastAdmin, "the last active admin stays one"),
+            shared::Error::BudgetExhausted => {
+                Self::new(Code::BudgetExhausted, "what is left of your budget of this day (UTC) does not cover the job")
+            }
+            shared::Error::TooManyJobs => {
+                Self::unavailable(Code::TooManyJobs, "as many of your jobs as may be are queued or running: wait until one has ended", 5)
+            }
             shared::Error::Unavailable { .. } => {
                 let detail = "a service this needs is away: try again";
                 Self { source: Some(error.into()), ..Self::unavailable(Code::Unavailable, detail, 2) }
@@ -382,9 +395,10 @@ fn plain_reason(reason: &str) -> String {
 }
 
 /// What each status of an error means, for the contract.
-const STATUSES: [(u16, &str); 14] = [
+const STATUSES: &[(u16, &str)] = &[
     (400, "Not readable: malformed JSON, or the same key twice in one object."),
     (401, "No credentials, or wrong ones."),
+    (402, "What is left of your budget of this day (UTC) does not cover it."),
     (403, "Not allowed."),
     (404, "Not there, or not yours."),
     (405, "This path does not answer that method."),
@@ -401,14 +415,14 @@ const STATUSES: [(u16, &str); 14] = [
 
 impl ApiResponse for ApiError {
     fn meta() -> MetaResponses {
-        let response = |(status, description)| MetaResponse {
+        let response = |&(status, description)| MetaResponse {
             description,
             status: Some(status),
             status_range: None,
             content: vec![MetaMediaType { content_type: ProblemJson::CONTENT_TYPE, schema: Problem::schema_ref() }],
             headers: if matches!(status, 429 | 503) { vec![retry_after()] } else { Vec::new() },
         };
-        MetaResponses { responses: STATUSES.into_iter().map(response).collect() }
+        MetaResponses { responses: STATUSES.iter().map(response).collect() }
     }
 
     fn register(registry: &mut Registry) {
@@ -453,10 +467,7 @@ mod tests {
                 "400 duplicate_key",
                 "401 missing_credentials",
                 "401 invalid_credentials",
-                "401 token_expired",
-                "401 key_expired",
-                "401 invalid_login",
-                "401 token_reused",
+                "402 budget_exhausted",
                 "403 origin_not_allowed",
                 "403 account_disabled",
                 "403 address_not_allowed",
@@ -479,6 +490,7 @@ mod tests {
                 "422 idempotency_key_reused",
                 "429 rate_limited",
                 "429 too_many_attempts",
+                "429 too_many_jobs",
                 "500 internal_error",
                 "503 unavailable",
                 "503 draining",
@@ -488,7 +500,7 @@ mod tests {
 
     #[test]
     fn every_word_comes_with_a_documented_status() {
-        for code in Code::ALL {
+        for code in Code::ALL.iter().copied() {
             assert!(STATUSES.iter().any(|(status, _)| *status == code.status().as_u16()), "{code:?}");
         }
     }

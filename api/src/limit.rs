@@ -2,6 +2,11 @@
 //! (`RateLimit` and `RateLimit-Policy`, draft-ietf-httpapi-ratelimit-headers). A request that we could not
 //! serve, or had served before, is not counted.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use poem::{
     Endpoint, Request, Response, Result,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
@@ -19,9 +24,20 @@ const WINDOW_SECS: u32 = 3_600;
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
-/// On an answer: the request is not to be counted, because it only repeats an earlier one.
-#[derive(Clone, Copy, Debug)]
-pub struct NotCharged;
+/// On a request: what it was charged, which it may turn out not to owe.
+#[derive(Clone, Debug, Default)]
+pub struct Charge(Arc<AtomicBool>);
+
+impl Charge {
+    /// The request only repeats an earlier one: it is not to be counted.
+    pub fn waive(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_waived(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Answer `request` of `principal` by `next`, if it counts only within the limits. A user without a limit of
 /// their own has `default_per_hour`.
@@ -30,7 +46,7 @@ pub async fn enforce<E: Endpoint<Output = Response>>(
     default_per_hour: u32,
     principal: &Principal,
     next: &E,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response> {
     if !counts(request.method(), request.uri().path()) {
         return next.call(request).await;
@@ -45,9 +61,11 @@ pub async fn enforce<E: Endpoint<Output = Response>>(
             Err(refusal.with_headers(headers(user, key)).into())
         }
         Verdict::Granted { user: of_user, key: of_key, receipt, .. } => {
+            let charge = Charge::default();
+            request.set_data(charge.clone());
             let answer = next.call(request).await.map_err(ApiError::from);
             let mut standing = (of_user, of_key);
-            if is_free(&answer) {
+            if charge.is_waived() || is_free(&answer) {
                 standing = limits.refund(user, per_user, key, receipt).await.unwrap_or(standing);
             }
             let headers = headers(standing.0, standing.1);
@@ -65,13 +83,10 @@ fn counts(method: &Method, path: &str) -> bool {
     !(path.starts_with("auth/") || path.starts_with("admin/") || (path == "quota" && reads))
 }
 
-/// Whether the answer costs nothing: there was no budget, no room, or nothing to do.
+/// Whether the answer costs nothing: there was no budget, or no room.
 fn is_free(answer: &Result<Response, ApiError>) -> bool {
-    let (status, is_repeated) = match answer {
-        Ok(response) => (response.status(), response.data::<NotCharged>().is_some()),
-        Err(error) => (error.code().status(), false),
-    };
-    is_repeated || matches!(status, StatusCode::PAYMENT_REQUIRED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+    let status = answer.as_ref().map_or_else(|error| error.code().status(), Response::status);
+    matches!(status, StatusCode::PAYMENT_REQUIRED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
 fn headers(user: Allowance, key: Option<Allowance>) -> HeaderMap {

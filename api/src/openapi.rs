@@ -9,7 +9,9 @@ use poem_openapi::{OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::routes::{api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi};
+use crate::routes::{
+    api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, usage::UsageApi,
+};
 
 /// The bodies of requests.
 const BODIES: &[&str] = &["CreateChat", "TextBlock", "ImageBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey"];
@@ -23,15 +25,17 @@ pub enum Tag {
     Chat,
     /// What became of it.
     Jobs,
+    /// What it cost.
+    Usage,
     /// Whether this server is well.
     Health,
 }
 
-type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, HealthApi);
+type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, HealthApi);
+    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, HealthApi);
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",

@@ -217,12 +217,10 @@ fn too_slow(source: impl Into<crate::error::Cause>) -> Error {
 
 /// The failure of a question that several asked.
 fn shared_failure(error: Arc<Error>) -> Error {
-    match *error {
-        Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.into() },
-        Error::IdempotencyMismatch | Error::EmailTaken | Error::LastAdmin | Error::Fenced | Error::Internal { .. } => {
-            Error::Internal { what: "could not look a credential up", source: error.into() }
-        }
+    if let Error::Unavailable { service, .. } = *error {
+        return Error::Unavailable { service, source: error.into() };
     }
+    Error::Internal { what: "could not look a credential up", source: error.into() }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     Error, Result,
+    consumption::Bill,
     db::{self, jobs as table},
     event::{Event, EventBody, EventId},
     id::JobId,
@@ -49,7 +50,18 @@ pub async fn end_unheld_in(
     state: JobState,
     error: Option<&JobError>,
 ) -> Result<Option<Job>> {
-    let Some(ended) = table::end_unheld(transaction, seen, state, error).await? else { return Ok(None) };
+    end_lost_in(transaction, seen, &Bill::default(), state, error).await
+}
+
+/// The same for a job whose last attempt is billed: a dead worker ran it.
+pub async fn end_lost_in(
+    transaction: &sea_orm::DatabaseTransaction,
+    seen: &Job,
+    bill: &Bill,
+    state: JobState,
+    error: Option<&JobError>,
+) -> Result<Option<Job>> {
+    let Some(ended) = table::end_unheld(transaction, seen, bill, state, error).await? else { return Ok(None) };
     let event = terminal_event(&ended, EventId::first(ended.attempt))?;
     table::insert_log(transaction, ended.id, ended.attempt, pack(&event.json)?, 1).await?;
     Ok(Some(ended))

@@ -19,6 +19,12 @@ pub enum Error {
     /// Nobody would be left who may administer the service.
     #[error("the last active admin stays")]
     LastAdmin,
+    /// The owner's budget of the day does not cover what the job reserves.
+    #[error("daily budget does not cover the job")]
+    BudgetExhausted,
+    /// The owner, or the key, has as many jobs that have not ended as it may have.
+    #[error("too many jobs have not ended")]
+    TooManyJobs,
     /// The database or Redis is away or too slow; the same call may pass later.
     #[error("{service} is unavailable")]
     Unavailable {

@@ -1,11 +1,12 @@
 //! A chat job: what was asked for, how far it is, how it ended. Data and its laws, no I/O.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Add, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    consumption::Consumption,
     event::StartReason,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     image::ImageSource,
@@ -211,7 +212,7 @@ pub struct ChatSpec {
     /// The most model calls of this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
-    /// The most this job may cost. Checked by the CLI after each model call, so one call may pass it.
+    /// The most this job may cost, all its attempts together. Checked by the CLI after each model call, so one call may pass it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_budget_usd: Option<f64>,
     /// The form the answer is to have.
@@ -313,6 +314,19 @@ pub struct Usage {
     pub cache_write_tokens: u64,
 }
 
+impl Add for Usage {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(more.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(more.output_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_add(more.cache_read_tokens),
+            cache_write_tokens: self.cache_write_tokens.saturating_add(more.cache_write_tokens),
+        }
+    }
+}
+
 /// Why a job failed. `code` is a stable word; the list is in `docs/architecture.md`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobError {
@@ -332,8 +346,17 @@ impl JobError {
 }
 
 /// An amount of money in billionths of a US dollar, so that sums are exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct NanoUsd(pub i64);
+
+impl Add for NanoUsd {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self(self.0.saturating_add(more.0))
+    }
+}
 
 impl NanoUsd {
     /// The nearest amount to a decimal number of dollars; 0 for what is negative or not a number.
@@ -342,6 +365,12 @@ impl NanoUsd {
         #[expect(clippy::cast_possible_truncation, reason = "saturates")]
         let nanos = (usd.max(0.0) * 1e9).round() as i64;
         Self(nanos)
+    }
+
+    /// What is left of this amount after `part` of it; 0 when that is more.
+    #[must_use]
+    pub fn less(self, part: Self) -> Self {
+        Self(self.0.saturating_sub(part.0).max(0))
     }
 
     /// As a decimal number of dollars, for the wire.
@@ -408,10 +437,15 @@ pub struct Job {
     pub result: Option<JobResult>,
     /// Why it failed.
     pub error: Option<JobError>,
-    /// Tokens of its last attempt.
+    /// Tokens of all its attempts that are over.
     pub usage: Option<Usage>,
-    /// What it cost so far.
+    /// What those cost.
     pub cost: NanoUsd,
+    /// What it keeps of its owner's budget, set when it was accepted: the most all its attempts may cost.
+    /// 0 when nothing was kept.
+    pub reserved: NanoUsd,
+    /// What its current attempt used so far, as its worker last said.
+    pub consumption: Option<Consumption>,
     /// From the claim to a CLI that has taken the message.
     pub start_ms: Option<u64>,
     /// From the claim to the first text.
@@ -425,6 +459,13 @@ pub struct Job {
 }
 
 impl Job {
+    /// What its next attempt may cost; no end when absent.
+    pub fn budget_left(&self) -> Option<NanoUsd> {
+        let named = || self.spec.max_budget_usd.map(NanoUsd::from_usd);
+        let whole = if self.reserved > NanoUsd(0) { Some(self.reserved) } else { named() };
+        whole.map(|whole| whole.less(self.cost))
+    }
+
     /// The job as clients see it.
     pub fn view(&self) -> JobView {
         let run_ms = self.started_at.zip(self.finished_at).map(|(start, end)| end.ms_since(start));

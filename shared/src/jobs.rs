@@ -9,7 +9,7 @@ use crate::{
     db::jobs::{self as table, Limits},
     ending,
     id::{ApiKeyId, JobId, SessionId, UserId},
-    job::{ChatSpec, Job, JobState, canonical_json},
+    job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
     redis::queue,
     store::Store,
 };
@@ -40,6 +40,8 @@ pub struct NewJob {
     pub idempotency_key: Option<String>,
     /// W3C `traceparent` of the request.
     pub traceparent: Option<String>,
+    /// What it keeps of its owner's budget until it has ended; 0 for nothing.
+    pub reservation: NanoUsd,
 }
 
 /// An accepted job.
@@ -71,8 +73,9 @@ impl Jobs {
     }
 
     /// Accept a job: when this answers, the job will end, whatever dies. Fails with
-    /// [`Error::IdempotencyMismatch`] when the key was used with another request, and with
-    /// [`Error::Unavailable`] when the database is away; nothing was accepted then.
+    /// [`Error::IdempotencyMismatch`] when the key was used with another request, with
+    /// [`Error::BudgetExhausted`] and [`Error::TooManyJobs`] where its owner or the key may have no more, and
+    /// with [`Error::Unavailable`] when the database is away; nothing was accepted then.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
         let request = canonical_json(&new.spec);
         let hash = Sha256::digest(request.as_bytes());
@@ -136,6 +139,11 @@ impl Jobs {
                 return Ok(moved);
             }
         }
+    }
+
+    /// How many jobs of `user`, or of one key of theirs, have not ended.
+    pub async fn active_count(&self, user: UserId, key: Option<ApiKeyId>) -> Result<u64> {
+        table::active_count(self.store.db(), user, key).await
     }
 
     /// How many jobs wait before this queued one, all users together; 0 for the first.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
+    consumption::Bill,
     db::{self, jobs as table, jobs::Move},
     ending::{BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
     event::{Event, EventBody, EventId},
@@ -31,6 +32,7 @@ use crate::{
     spool::Spool,
     store::Store,
     time::Timestamp,
+    usage::{self, AttemptOutcome},
 };
 pub use crate::{db::jobs::Report, spool::SpoolError};
 
@@ -195,7 +197,7 @@ impl Lease {
                 Err(Error::Fenced) => return Err(Error::Fenced),
                 Err(error) => {
                     tracing::error!(job.id = %self.job.id, cause = ?error, "The record refused the end of job `{}`", self.job.id);
-                    break self.settle_plainly().await?;
+                    break self.settle_plainly(&report).await?;
                 }
             }
         };
@@ -207,23 +209,29 @@ impl Lease {
 
     async fn try_settle(&self, outcome: &Outcome, report: &Report) -> Result<Job> {
         let queue_timeout = self.job.spec.queue_timeout();
+        let packed = self.pack_events().await?;
+        let transaction = self.store.db().begin().await?;
+        let bill = usage::bill(&transaction, &self.job, report.consumption()).await?;
+        let spent = spent_by(&self.job, &bill);
         let exhausted;
         let next = match outcome {
             Outcome::Completed(result) => Move::End { state: JobState::Completed, result: Some(result), error: None },
             Outcome::Failed(error) => Move::End { state: JobState::Failed, result: None, error: Some(error) },
             Outcome::Cancelled => Move::End { state: JobState::Cancelled, result: None, error: None },
+            Outcome::HandBack | Outcome::Retry { .. } if spent.is_some() => {
+                Move::End { state: JobState::Failed, result: None, error: spent.as_ref() }
+            }
             Outcome::HandBack => Move::HandBack { queue_timeout },
             Outcome::Retry { error, delay } => {
                 exhausted = exhausted_by(error, self.job.max_failures);
                 Move::Retry { exhausted: &exhausted, delay: *delay, queue_timeout }
             }
         };
-        let packed = self.pack_events().await?;
-        let transaction = self.store.db().begin().await?;
-        let Some(settled) = table::settle(&transaction, self.job.id, self.job.attempt, self.worker, report, next).await? else {
+        let Some(settled) = table::settle(&transaction, &self.job, self.worker, report, &bill, next).await? else {
             drop(transaction);
             return self.settled_before().await;
         };
+        usage::record(&transaction, &self.job, &bill, ended_as(outcome, settled.state)).await?;
         if settled.state.is_terminal() {
             self.insert_log(&transaction, &settled, packed).await?;
         }
@@ -262,12 +270,14 @@ impl Lease {
     }
 
     /// The record cannot take this end as it is: end the job with the least that can be said.
-    async fn settle_plainly(&self) -> Result<Job> {
+    async fn settle_plainly(&self, report: &Report) -> Result<Job> {
         let error = JobError::new("internal_error", "the result could not be stored", true);
         let next = Move::End { state: JobState::Failed, result: None, error: Some(&error) };
         let transaction = self.store.db().begin().await?;
-        let moved = table::settle(&transaction, self.job.id, self.job.attempt, self.worker, &Report::default(), next).await?;
+        let bill = usage::bill(&transaction, &self.job, report.consumption()).await?;
+        let moved = table::settle(&transaction, &self.job, self.worker, &Report::default(), &bill, next).await?;
         let settled = moved.ok_or(Error::Fenced)?;
+        usage::record(&transaction, &self.job, &bill, AttemptOutcome::Failed).await?;
         self.insert_log(&transaction, &settled, Vec::new()).await?;
         db::commit(transaction).await?;
         Ok(settled)
@@ -301,6 +311,24 @@ impl Lease {
 pub(crate) fn exhausted_by(last: &JobError, attempts: u32) -> JobError {
     let detail = format!("gave up after {attempts} attempts; the last one: {}: {}", last.code, last.detail);
     JobError::new("attempts_exhausted", detail, true)
+}
+
+/// What a job fails with whose next attempt could cost nothing, after one that comes to `bill`. `None` where
+/// something is left, or there is no end.
+pub(crate) fn spent_by(job: &Job, bill: &Bill) -> Option<JobError> {
+    let is_spent = job.budget_left().is_some_and(|left| left <= bill.cost);
+    is_spent.then(|| JobError::new("budget_exceeded", "the budget was used up before there was an answer", false))
+}
+
+/// How an attempt ended that left its job in `state`.
+fn ended_as(outcome: &Outcome, state: JobState) -> AttemptOutcome {
+    match state {
+        JobState::Completed => AttemptOutcome::Completed,
+        JobState::Failed => AttemptOutcome::Failed,
+        JobState::Cancelled => AttemptOutcome::Cancelled,
+        JobState::Queued | JobState::Running if *outcome == Outcome::HandBack => AttemptOutcome::Drained,
+        JobState::Queued | JobState::Running => AttemptOutcome::Retried,
+    }
 }
 
 /// Sends what the spool holds, in order, as fast as Redis takes it. What comes meanwhile goes with the

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
+    consumption::Bill,
     db::{
         self, jobs as table,
         leader::{self, Seen},
@@ -25,11 +26,12 @@ use crate::{
     ending,
     id::WorkerId,
     job::{Job, JobError, JobState, RetryAfterOutput},
-    lease::{HeldJobs, exhausted_by},
+    lease::{HeldJobs, exhausted_by, spent_by},
     leases::give_back,
     logins,
     redis::{self, queue, signals},
     store::Store,
+    usage::{self, AttemptOutcome},
     users,
 };
 
@@ -177,11 +179,15 @@ impl Reconciler {
         }
         let mut moved = Vec::new();
         for job in table::running_on(&transaction, worker).await? {
-            let next = match verdict(&job) {
-                Verdict::Requeue => table::reclaim(&transaction, &job, job.spec.queue_timeout()).await?,
-                Verdict::Cancel => ending::end_unheld_in(&transaction, &job, JobState::Cancelled, None).await?,
-                Verdict::Fail(error) => ending::end_unheld_in(&transaction, &job, JobState::Failed, Some(&error)).await?,
+            let bill = usage::bill(&transaction, &job, job.consumption.clone().unwrap_or_default()).await?;
+            let next = match verdict(&job, &bill) {
+                Verdict::Requeue => table::reclaim(&transaction, &job, &bill, job.spec.queue_timeout()).await?,
+                Verdict::Cancel => ending::end_lost_in(&transaction, &job, &bill, JobState::Cancelled, None).await?,
+                Verdict::Fail(error) => ending::end_lost_in(&transaction, &job, &bill, JobState::Failed, Some(&error)).await?,
             };
+            if next.is_some() {
+                usage::record(&transaction, &job, &bill, AttemptOutcome::WorkerLost).await?;
+            }
             moved.extend(next);
         }
         db::commit(transaction).await?;
@@ -245,11 +251,13 @@ enum Verdict {
     Fail(JobError),
 }
 
-/// What becomes of a job whose worker died.
-fn verdict(job: &Job) -> Verdict {
+/// What becomes of a job whose worker died, and whose attempt comes to `bill`.
+fn verdict(job: &Job, bill: &Bill) -> Verdict {
     let lost = JobError::new("worker_lost", "the worker was lost while running the job", true);
     if job.cancel_requested_at.is_some() {
         Verdict::Cancel
+    } else if let Some(error) = spent_by(job, bill) {
+        Verdict::Fail(error)
     } else if job.reclaims + 1 >= job.max_reclaims {
         Verdict::Fail(exhausted_by(&lost, job.attempt))
     } else if job.streamed && job.spec.retry_after_output == RetryAfterOutput::Never {

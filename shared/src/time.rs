@@ -1,6 +1,6 @@
 //! Points in time as both stores keep them: whole milliseconds since the Unix epoch.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -26,6 +26,19 @@ impl Timestamp {
         self.0
     }
 
+    /// This point less `ms` milliseconds.
+    #[must_use]
+    pub const fn minus_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+
+    /// The UTC day it lies in: `2026-01-31`.
+    pub fn utc_day(self) -> String {
+        let mut day = self.to_string();
+        day.truncate("2026-01-31".len());
+        day
+    }
+
     /// Whole milliseconds from `earlier` to here; 0 when it is later.
     pub fn ms_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
@@ -42,6 +55,20 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A text that is no point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a time of the form `2026-01-31T12:00:00Z`")]
+pub struct InvalidTimestamp;
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
+        i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).map(Self).map_err(|_| InvalidTimestamp)
+    }
+}
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -51,9 +78,7 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let time = OffsetDateTime::parse(&text, &Rfc3339).map_err(de::Error::custom)?;
-        let ms = i64::try_from(time.unix_timestamp_nanos() / 1_000_000).map_err(de::Error::custom)?;
-        Ok(Self(ms))
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -69,5 +94,8 @@ mod tests {
 
         assert_eq!(json, "\"2026-11-22T18:04:05.007Z\"");
         assert_eq!(serde_json::from_str::<Timestamp>(&json).expect("parse"), at);
+        assert_eq!("2026-11-22T19:04:05.007+01:00".parse(), Ok(at));
+        assert_eq!("2026-11-22".parse::<Timestamp>(), Err(InvalidTimestamp));
+        assert_eq!(at.utc_day(), "2026-11-22");
     }
 }

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use fred::prelude::KeysInterface as _;
 
 use crate::{
-    Result,
-    db::workers::{self as table, NewRow},
+    Error, Result,
+    consumption::Consumption,
+    db::{
+        jobs,
+        workers::{self as table, NewRow},
+    },
     id::{JobId, WorkerId},
     redis,
     store::Store,
@@ -29,6 +33,13 @@ pub struct Membership {
     store: Store,
     id: WorkerId,
     last_accepted: Instant,
+}
+
+/// What the running jobs of one incarnation have used so far, for the record. Apart from its beats, which
+/// must not wait for it.
+pub struct Books {
+    store: Store,
+    worker: WorkerId,
 }
 
 /// What came of a beat.
@@ -64,8 +75,7 @@ impl Membership {
     /// Say that this worker lives, within a beat's time. Call it once each [`crate::config::Timing::beat`].
     pub async fn beat(&mut self) -> Beat {
         let started = Instant::now();
-        let limit = self.store.timing().beat.max(Duration::from_millis(500));
-        match tokio::time::timeout(limit, self.try_beat()).await {
+        match tokio::time::timeout(beat_limit(&self.store), self.try_beat()).await {
             Ok(Ok(Some(cancelled))) => {
                 // The row changed after `started`: counting from there errs on the safe side.
                 self.last_accepted = started;
@@ -98,6 +108,11 @@ impl Membership {
         }
     }
 
+    /// The books of this worker's running jobs.
+    pub fn books(&self) -> Books {
+        Books { store: self.store.clone(), worker: self.id }
+    }
+
     /// Say that this worker takes no more jobs.
     pub async fn start_draining(&self) -> Result<()> {
         table::start_draining(self.store.db(), self.id).await
@@ -107,4 +122,26 @@ impl Membership {
     pub async fn leave(self) -> Result<bool> {
         table::leave(self.store.db(), self.id).await
     }
+}
+
+impl Books {
+    /// Note what running attempts have used so far: it is billed if the worker is lost. Those that are over,
+    /// or somebody else's, are passed over. Never takes longer than a beat may.
+    pub async fn note(&self, news: &[(JobId, u32, Consumption)]) -> Result<()> {
+        /// The most of one statement.
+        const BATCH: usize = 200;
+        let note = async {
+            for batch in news.chunks(BATCH) {
+                jobs::note_consumption(self.store.db(), self.worker, batch).await?;
+            }
+            Ok(())
+        };
+        let late = |_| Error::Unavailable { service: "database", source: "it took longer than a beat".into() };
+        tokio::time::timeout(beat_limit(&self.store), note).await.map_err(late)?
+    }
+}
+
+/// How long anything may take that is done once a beat.
+fn beat_limit(store: &Store) -> Duration {
+    store.timing().beat.max(Duration::from_millis(500))
 }

@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 
 use prometheus_client::metrics::gauge::Gauge;
 use shared::{
+    consumption::Consumption,
     event::EventBody,
-    job::{ChatSpec, JobResult, RetryAfterOutput},
+    job::{ChatSpec, JobResult, NanoUsd, RetryAfterOutput},
     lease::{Lease, Outcome, Report, SpoolError},
 };
 use tokio::{
@@ -74,6 +75,8 @@ pub struct Reins {
     pub stop: watch::Receiver<Option<Stop>>,
     /// Given the right to renew the process once there is one.
     pub started: Box<dyn FnOnce(Entitlement) + Send>,
+    /// Told what the attempt has used so far, whenever that changes.
+    pub used: watch::Sender<Consumption>,
 }
 
 /// How an attempt ended. Without an outcome nothing may be written: the job is somebody else's.
@@ -87,9 +90,9 @@ pub struct Ending {
 /// Run the attempt that `lease` is for.
 pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
     let claimed = Instant::now();
-    let Reins { stop, started } = reins;
+    let Reins { stop, started, used } = reins;
     let spec = &lease.job().spec;
-    let mut attempt = match Attempt::start(workshop, lease, claimed).await {
+    let mut attempt = match Attempt::start(workshop, lease, used, claimed).await {
         Ok(attempt) => attempt,
         Err(failure) => return Ending { outcome: Some(outcome_of(&failure, lease)), report: Report::default() },
     };
@@ -121,6 +124,7 @@ struct Attempt<'a> {
     claimed: Instant,
     result: Option<TurnResult>,
     report: Report,
+    used: watch::Sender<Consumption>,
     has_spoken: bool,
     is_streamed: bool,
     /// After the process: its folder and its way to the API.
@@ -129,7 +133,10 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    async fn start(workshop: &Workshop, lease: &'a Lease, claimed: Instant) -> Result<Self, Failure> {
+    async fn start(workshop: &Workshop, lease: &'a Lease, used: watch::Sender<Consumption>, claimed: Instant) -> Result<Self, Failure> {
+        if lease.job().budget_left() == Some(NanoUsd(0)) {
+            return Err(Failure::new(Code::BudgetExceeded));
+        }
         let tools = tools_of(workshop, &lease.job().spec)?;
         let internal = |error: std::io::Error| {
             tracing::error!(job.id = %lease.job().id, %error, "Could not prepare job `{}`", lease.job().id);
@@ -151,6 +158,7 @@ impl<'a> Attempt<'a> {
             claimed,
             result: None,
             report: Report::default(),
+            used,
             has_spoken: false,
             is_streamed: false,
             _relay: relay,
@@ -208,10 +216,12 @@ impl<'a> Attempt<'a> {
         };
         self.has_spoken = true;
         let mut is_idle = false;
-        for step in self.parser.feed(&line) {
+        let steps = self.parser.feed(&line);
+        for step in steps {
             is_idle |= step == Step::Idle;
             self.take(step).await?;
         }
+        self.tell_use();
         if is_idle && self.result.is_some() { Err(End::Idle) } else { Ok(true) }
     }
 
@@ -267,6 +277,16 @@ impl<'a> Attempt<'a> {
         elapsed_ms(self.claimed)
     }
 
+    /// Say what was used so far, if that changed: should this worker be lost, it is billed.
+    fn tell_use(&mut self) {
+        self.report.untold = self.parser.untold();
+        let told = self.report.usage.unwrap_or_default();
+        let is_news = |known: &Consumption| known.told != told || known.untold != self.report.untold;
+        if is_news(&self.used.borrow()) {
+            self.used.send_replace(self.report.consumption());
+        }
+    }
+
     /// End the process, as politely as the reason allows, and say what came of it all.
     async fn finish(mut self, end: End) -> Ending {
         let exit = match &end {
@@ -285,11 +305,7 @@ impl<'a> Attempt<'a> {
             End::Failed(failure) => Some(self.failed(&failure)),
             End::Idle | End::Closed => Some(self.concluded(exit)),
         };
-        if let Some(result) = &self.result {
-            self.report.usage = Some(result.usage);
-            self.report.cost = result.cost;
-            self.report.model = result.model.clone().or(self.report.model.take());
-        }
+        self.tell_use();
         if !matches!(outcome, Some(Outcome::Completed(_))) {
             let tail = self.process.stderr_tail();
             self.report.stderr_tail = Some(tail).filter(|tail| !tail.is_empty());
@@ -319,10 +335,14 @@ impl<'a> Attempt<'a> {
     }
 
     fn add_result(&mut self, turn: TurnResult) {
-        self.result = Some(match self.result.take() {
+        let result = match self.result.take() {
             Some(former) => former.followed_by(turn),
             None => turn,
-        });
+        };
+        self.report.usage = Some(result.usage);
+        self.report.cost = Some(result.cost);
+        self.report.model = result.model.clone().or(self.report.model.take());
+        self.result = Some(result);
     }
 
     async fn leave_time(&mut self, grace: Duration) -> Exit {
@@ -405,7 +425,7 @@ fn launch(workshop: &Workshop, lease: &Lease, tools: &[String], dir: &JobDir, re
         stream_idle_timeout: STREAM_IDLE_TIMEOUT,
         traceparent: lease.job().traceparent.clone(),
     };
-    let command = command::build(&lease.job().spec, tools, &surroundings);
+    let command = command::build(&lease.job().spec, tools, lease.job().budget_left(), &surroundings);
     let confine = |sandbox: &Sandbox| Confinement {
         sandbox: sandbox.clone(),
         mounts: Mounts { workspace: dir.workspace(), config: dir.config(), home: dir.home(), sockets: dir.sockets() },

@@ -10,12 +10,13 @@ use std::{
 
 use futures_util::FutureExt as _;
 use shared::{
+    consumption::Consumption,
     id::JobId,
     job::JobError,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
     store::Store,
-    workers::{Beat, Membership, NewWorker},
+    workers::{Beat, Books, Membership, NewWorker},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -104,6 +105,7 @@ impl Shift {
 
     async fn work(self, leases: Leases, membership: Membership, shutdown: &Shutdown) {
         let stop_beating = CancellationToken::new();
+        let books = tokio::spawn(keep_books(membership.books(), self.running.clone(), self.beat(), stop_beating.clone()));
         let heart = tokio::spawn(beat(
             membership,
             self.running.clone(),
@@ -117,6 +119,9 @@ impl Shift {
         stop_beating.cancel();
         if heart.await.is_err() {
             tracing::error!("The heartbeat panicked");
+        }
+        if books.await.is_err() {
+            tracing::error!("The books panicked");
         }
     }
 
@@ -208,12 +213,12 @@ impl Shift {
 
 async fn run_and_settle(workshop: &Workshop, lease: Lease, running: &Running, lost: &CancellationToken) {
     let id = lease.job().id;
-    let (stop, registration) = running.register(id, lost.is_cancelled());
+    let (stop, used, registration) = running.register(id, lease.job().attempt, lost.is_cancelled());
     let started = {
         let running = running.clone();
         Box::new(move |entitlement| running.set_entitlement(id, entitlement))
     };
-    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started }));
+    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started, used }));
     let ending = run.catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("The attempt panicked");
         let error = JobError::new("internal_error", "the worker could not run the job", false);
@@ -284,12 +289,30 @@ async fn beat(
     }
 }
 
+/// Note what the running attempts have used, as often as the beat, until told otherwise.
+async fn keep_books(books: Books, running: Running, every: Duration, stop: CancellationToken) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let news = running.news();
+        if news.is_empty() {
+            continue;
+        }
+        if let Err(error) = books.note(&news).await {
+            tracing::debug!(%error, "Could not note what the running jobs used; the next round does");
+            running.renew_news(&news);
+        }
+    }
+}
+
 /// The jobs at work, by what can be done to them from outside.
 #[derive(Clone, Default)]
 struct Running(Arc<Mutex<HashMap<JobId, Handle>>>);
 
 struct Handle {
+    attempt: u32,
     stop: watch::Sender<Option<Stop>>,
+    used: watch::Receiver<Consumption>,
     entitlement: Option<Entitlement>,
 }
 
@@ -298,10 +321,36 @@ impl Running {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn register(&self, job: JobId, is_lost: bool) -> (watch::Receiver<Option<Stop>>, Registration) {
-        let (stop, receiver) = watch::channel(is_lost.then_some(Stop::Lost));
-        self.with(|jobs| jobs.insert(job, Handle { stop, entitlement: None }));
-        (receiver, Registration { running: self.clone(), job })
+    fn register(
+        &self,
+        job: JobId,
+        attempt: u32,
+        is_lost: bool,
+    ) -> (watch::Receiver<Option<Stop>>, watch::Sender<Consumption>, Registration) {
+        let (stop, stopped) = watch::channel(is_lost.then_some(Stop::Lost));
+        let (using, used) = watch::channel(Consumption::default());
+        self.with(|jobs| jobs.insert(job, Handle { attempt, stop, used, entitlement: None }));
+        (stopped, using, Registration { running: self.clone(), job })
+    }
+
+    /// What changed in the use of each attempt since this was last asked. One that is over tells it itself.
+    fn news(&self) -> Vec<(JobId, u32, Consumption)> {
+        let changed = |(job, handle): (&JobId, &mut Handle)| {
+            let is_news = handle.used.has_changed().unwrap_or(false);
+            is_news.then(|| (*job, handle.attempt, handle.used.borrow_and_update().clone()))
+        };
+        self.with(|jobs| jobs.iter_mut().filter_map(changed).collect())
+    }
+
+    /// These news reached nobody.
+    fn renew_news(&self, news: &[(JobId, u32, Consumption)]) {
+        self.with(|jobs| {
+            for (job, ..) in news {
+                if let Some(handle) = jobs.get_mut(job) {
+                    handle.used.mark_changed();
+                }
+            }
+        });
     }
 
     fn set_entitlement(&self, job: JobId, entitlement: Entitlement) {
@@ -367,7 +416,7 @@ mod tests {
     fn the_first_reason_to_stop_counts_until_one_allows_no_politeness() {
         let running = Running::default();
         let job = JobId::new();
-        let (stop, _registration) = running.register(job, false);
+        let (stop, _used, _registration) = running.register(job, 1, false);
 
         running.stop(job, Stop::Cancel);
         running.stop(job, Stop::Drain);
@@ -375,5 +424,22 @@ mod tests {
 
         running.stop(job, Stop::Lost);
         assert_eq!(*stop.borrow(), Some(Stop::Lost));
+    }
+
+    #[test]
+    fn what_changed_is_told_once_unless_it_reached_nobody() {
+        let running = Running::default();
+        let (job, other) = (JobId::new(), JobId::new());
+        let (_stop, used, _registration) = running.register(job, 3, false);
+        let (_other_stop, _idle, _other_registration) = running.register(other, 1, false);
+        assert_eq!(running.news(), []);
+        let now = Consumption { model: Some("m".into()), ..Consumption::default() };
+
+        used.send_replace(now.clone());
+
+        assert_eq!(running.news(), [(job, 3, now.clone())]);
+        assert_eq!(running.news(), []);
+        running.renew_news(&[(job, 3, now.clone())]);
+        assert_eq!(running.news(), [(job, 3, now)]);
     }
 }

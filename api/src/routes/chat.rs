@@ -18,9 +18,10 @@ use serde::{
 use serde_json::{Value, json};
 use shared::{
     image::{self, ImageSource},
-    job::{ChatSpec, ContentBlock, Effort, Message, Priority, RetryAfterOutput, Thinking, may_be_offered},
+    job::{ChatSpec, ContentBlock, Effort, Message, NanoUsd, Priority, RetryAfterOutput, Thinking, may_be_offered},
     jobs::NewJob,
     output_schema::OutputSchema,
+    user::UserLimits,
 };
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
     body::{Check, Checked},
     contract::Schema,
     error::{ApiError, FieldError},
+    limit::Charge,
     models::Models,
     openapi::Tag,
     routes::{events, jobs::Job},
@@ -121,14 +123,21 @@ impl ChatApi {
         let body = body.0;
         check_models(&app.config.models, &body)?;
         let streams = body.stream || events::asks_for_events(headers);
+        let spec = body.into_spec();
         let new = NewJob {
             user_id: auth.user_id(),
             api_key_id: auth.api_key_id(),
-            spec: body.into_spec(),
+            reservation: reservation(&auth.user.limits, &spec, app.config.default_job_budget),
+            spec,
             idempotency_key: checked_key(headers, idempotency_key.0)?,
             traceparent: traceparent(headers),
         };
         let submitted = app.jobs.submit(new).await?;
+        if submitted.replayed
+            && let Some(charge) = request.data::<Charge>()
+        {
+            charge.waive();
+        }
         let mut job = submitted.job;
         let location = format!("/api/jobs/{}", job.id);
 
@@ -286,6 +295,17 @@ fn check_models(models: &Models, body: &CreateChat) -> Result<(), ApiError> {
     let unknown = named.into_iter().filter(|(_, model)| is_unknown(model));
     let errors: Vec<_> = unknown.map(|(pointer, _)| FieldError::new(pointer, "is not a model that this service knows")).collect();
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
+}
+
+/// What a job keeps of its owner's budget: what it may cost if it says so, else what the operator thinks a
+/// job costs where there is a budget to keep it of.
+fn reservation(limits: &UserLimits, spec: &ChatSpec, default: NanoUsd) -> NanoUsd {
+    match spec.max_budget_usd {
+        // Too small to be counted is not the same as none.
+        Some(usd) => NanoUsd::from_usd(usd).max(NanoUsd(1)),
+        None if limits.daily_budget.is_some() => default,
+        None => NanoUsd(0),
+    }
 }
 
 /// The key, if it is one that any two readers would take for the same.
@@ -447,7 +467,12 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
         ("append_system_prompt", "Is put after the system prompt.", or_null(string())),
         ("tools", "The tools the model may use; the server's default if absent, none if empty.", or_null(tools)),
         ("max_turns", "The most model calls of this job.", or_null(integer(MAX_TURNS))),
-        ("max_budget_usd", "The most this job may cost. Checked after each model call, so one call may pass it.", or_null(budget)),
+        (
+            "max_budget_usd",
+            "The most this job may cost, all its attempts together. Checked after each model call, so one call may pass it. \
+             Kept of your daily budget until the job has ended.",
+            or_null(budget),
+        ),
         (
             "output_schema",
             "The form of the answer: a JSON Schema of an object. The job's result then has it as `structured_output`.",
@@ -656,6 +681,20 @@ mod tests {
         ] {
             assert_eq!(wait_of(prefer), secs, "{prefer}");
         }
+    }
+
+    #[test]
+    fn a_job_keeps_what_it_may_cost() {
+        let limited = UserLimits { daily_budget: Some(NanoUsd(5)), ..UserLimits::default() };
+        let kept =
+            |limits: &UserLimits, max_budget_usd| reservation(limits, &ChatSpec { max_budget_usd, ..ChatSpec::text("hi") }, NanoUsd(7));
+
+        for limits in [&limited, &UserLimits::default()] {
+            assert_eq!(kept(limits, Some(0.25)), NanoUsd(250_000_000));
+            assert_eq!(kept(limits, Some(1e-12)), NanoUsd(1));
+        }
+        assert_eq!(kept(&limited, None), NanoUsd(7));
+        assert_eq!(kept(&UserLimits::default(), None), NanoUsd(0));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct Job {
     /// What the model answered, once it completed.
     #[oai(nullable)]
     result: Option<JobResult>,
-    /// Tokens of its last attempt.
+    /// Tokens of all its attempts.
     #[oai(nullable)]
     usage: Option<Usage>,
     /// What it cost so far.

@@ -7,3 +7,4 @@ pub mod chat;
 pub mod events;
 pub mod health;
 pub mod jobs;
+pub mod usage;

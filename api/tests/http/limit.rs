@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{
     error::{ApiError, Code},
-    limit::{NotCharged, enforce},
+    limit::{Charge, enforce},
 };
 use poem::{Endpoint, EndpointExt as _, Request, Response, Result, endpoint::make};
 use shared::{
@@ -114,10 +114,9 @@ async fn what_was_not_served_is_not_counted() {
             move |_: Request| async move { Response::builder().status(poem::http::StatusCode::from_u16(status).expect("a status")).finish() },
         )
     };
-    let repeats = make(|_: Request| async {
-        let mut response = Response::default();
-        response.set_data(NotCharged);
-        response
+    let repeats = make(|request: Request| async move {
+        request.data::<Charge>().expect("a charge").waive();
+        Response::default()
     });
 
     assert_eq!(standing(&limits, &ann, &says(Code::Unavailable)).await, "unavailable 4");

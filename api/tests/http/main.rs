@@ -13,3 +13,4 @@ mod limit;
 mod operators;
 mod problems;
 mod stage;
+mod usage;

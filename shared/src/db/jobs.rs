@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Db, execute, ms, row, rows};
 use crate::{
     Error, Result,
+    consumption::{Bill, Consumption},
     event::StartReason,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{Job, JobError, JobResult, JobState, NanoUsd, Usage},
@@ -41,6 +42,8 @@ struct Row {
     error: Option<String>,
     usage: Option<String>,
     cost_nano_usd: i64,
+    reserved_nano_usd: i64,
+    running_usage: Option<String>,
     start_ms: Option<i64>,
     first_token_ms: Option<i64>,
     created_at: i64,
@@ -90,6 +93,8 @@ impl TryFrom<Row> for Job {
             error: json(row.error)?,
             usage: json(row.usage)?,
             cost: NanoUsd(row.cost_nano_usd),
+            reserved: NanoUsd(row.reserved_nano_usd),
+            consumption: json(row.running_usage)?,
             start_ms: span(row.start_ms),
             first_token_ms: span(row.first_token_ms),
             traceparent: row.traceparent,
@@ -139,13 +144,14 @@ pub struct Limits {
     pub queue_timeout: Duration,
 }
 
-/// Insert a queued job. `None` when its idempotency key is taken.
+/// Insert a queued job. `None` when its idempotency key is taken. The database itself refuses a job that a
+/// budget or a cap does not admit.
 pub async fn insert(db: &Db, id: JobId, new: &NewJob, request: &str, request_hash: &[u8], limits: &Limits) -> Result<Option<Job>> {
     job(
         db.pool(),
         "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
-                           max_failures, max_reclaims, run_at, queue_deadline_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, {now}, {now} + $11, {now})
+                           max_failures, max_reclaims, reserved_nano_usd, run_at, queue_deadline_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, {now}, {now} + $11, {now})
          ON CONFLICT (user_id, idempotency_key) DO NOTHING
          RETURNING *",
         [
@@ -160,6 +166,7 @@ pub async fn insert(db: &Db, id: JobId, new: &NewJob, request: &str, request_has
             number(limits.failures).into(),
             number(limits.reclaims).into(),
             ms(limits.queue_timeout).into(),
+            new.reservation.0.into(),
         ],
     )
     .await
@@ -208,12 +215,23 @@ pub async fn list(db: &Db, user: UserId, filter: JobFilter) -> Result<Vec<Job>> 
     jobs(db.pool(), &sql, values).await
 }
 
+#[derive(FromQueryResult)]
+struct Count {
+    n: i64,
+}
+
+/// How many jobs of a user, or of one of their keys, have not ended.
+pub async fn active_count(db: &Db, user: UserId, key: Option<ApiKeyId>) -> Result<u64> {
+    let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND state IN ('queued', 'running')";
+    let found: Option<Count> = match key {
+        Some(key) => row(db.pool(), &format!("{sql} AND api_key_id = $2"), [user.uuid().into(), key.uuid().into()]).await?,
+        None => row(db.pool(), sql, [user.uuid().into()]).await?,
+    };
+    Ok(found.and_then(|count| u64::try_from(count.n).ok()).unwrap_or(0))
+}
+
 /// How many queued jobs go before this one.
 pub async fn position(db: &Db, waiting: &Job) -> Result<u64> {
-    #[derive(FromQueryResult)]
-    struct Count {
-        n: i64,
-    }
     let sql = "SELECT count(*) AS n FROM jobs WHERE state = 'queued' AND (priority > $1 OR (priority = $1 AND id < $2))";
     let count: Option<Count> = row(db.pool(), sql, [waiting.spec.priority.rank().into(), waiting.id.uuid().into()]).await?;
     Ok(count.and_then(|count| u64::try_from(count.n).ok()).unwrap_or(0))
@@ -269,21 +287,66 @@ fn holder(id: JobId, attempt: u32, worker: WorkerId) -> [Value; 3] {
     [id.uuid().into(), number(attempt).into(), worker.uuid().into()]
 }
 
+/// Note what running attempts have used so far. Those that are over, or somebody else's, are passed over.
+pub async fn note_consumption(db: &Db, worker: WorkerId, news: &[(JobId, u32, Consumption)]) -> Result<()> {
+    let mut values: Vec<Value> = vec![worker.uuid().into()];
+    let mut lines = Vec::new();
+    for (id, attempt, consumption) in news {
+        let next = values.len() + 1;
+        lines.push(format!("(${next}, ${}, ${})", next + 1, next + 2));
+        values.extend([id.uuid().into(), number(*attempt).into(), text(consumption).into()]);
+    }
+    let sql = format!(
+        "WITH news (id, attempt, consumption) AS (VALUES {})
+         UPDATE jobs SET running_usage = (SELECT consumption FROM news WHERE news.id = jobs.id AND news.attempt = jobs.attempt)
+         WHERE worker_id = $1 AND state = 'running' AND (id, attempt) IN (SELECT id, attempt FROM news)",
+        lines.join(", ")
+    );
+    execute(db.pool(), &sql, values).await?;
+    Ok(())
+}
+
 /// What a lease holder knows at the end of its attempt.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The model that answered.
     pub model: Option<String>,
-    /// Tokens of this attempt.
+    /// Tokens of this attempt, as the CLI told them.
     pub usage: Option<Usage>,
-    /// What this attempt cost.
-    pub cost: NanoUsd,
+    /// What they cost, where the CLI told it.
+    pub cost: Option<NanoUsd>,
+    /// Tokens that were seen and that the CLI did not come to account for.
+    pub untold: Usage,
     /// From the claim to a CLI that has taken the message.
     pub start_ms: Option<u64>,
     /// From the claim to the first text.
     pub first_token_ms: Option<u64>,
     /// The last words of the CLI on its standard error, for the operator.
     pub stderr_tail: Option<String>,
+}
+
+impl Report {
+    /// What the attempt used.
+    pub fn consumption(&self) -> Consumption {
+        let usage = self.usage.unwrap_or_default();
+        let model = self.model.as_ref().map(|model| plain(model));
+        match self.cost {
+            Some(cost) => Consumption { model, told: usage, cost, untold: self.untold },
+            None => Consumption { model, told: Usage::default(), cost: NanoUsd(0), untold: usage + self.untold },
+        }
+    }
+}
+
+/// PostgreSQL cannot store a NUL in a text.
+fn plain(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The sum over a job's attempts, after one that is billed `bill`.
+fn total(seen: &Job, bill: &Bill) -> Value {
+    let used = bill.usage != Usage::default();
+    let sum = if used { Some(seen.usage.unwrap_or_default() + bill.usage) } else { seen.usage };
+    sum.as_ref().map(text).into()
 }
 
 /// Where a lease holder moves its job.
@@ -301,26 +364,24 @@ const REPORT: &str = "model = COALESCE($4, model), usage = COALESCE($5, usage), 
                       first_token_ms = $8, stderr_tail = $9, running_usage = NULL";
 const HELD: &str = "WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND state = 'running' RETURNING *";
 
-/// Move a job on behalf of its lease holder. `None` when fenced.
+/// Move a job, as it was claimed, on behalf of its lease holder. `None` when fenced.
 pub async fn settle(
     db: &impl ConnectionTrait,
-    id: JobId,
-    attempt: u32,
+    claimed: &Job,
     worker: WorkerId,
     report: &Report,
+    bill: &Bill,
     next: Move<'_>,
 ) -> Result<Option<Job>> {
     let span = |ms: Option<u64>| ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
-    // PostgreSQL cannot store a NUL in a text.
-    let plain = |text: &Option<String>| text.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
-    let mut values = Vec::from(holder(id, attempt, worker));
+    let mut values = Vec::from(holder(claimed.id, claimed.attempt, worker));
     values.extend([
-        plain(&report.model).into(),
-        report.usage.as_ref().map(text).into(),
-        report.cost.0.into(),
+        bill.model.clone().into(),
+        total(claimed, bill),
+        bill.cost.0.into(),
         span(report.start_ms).into(),
         span(report.first_token_ms).into(),
-        plain(&report.stderr_tail).into(),
+        report.stderr_tail.as_deref().map(plain).into(),
     ]);
     let sql = match next {
         Move::End { state, result, error } => {
@@ -355,11 +416,19 @@ pub async fn settle(
 
 /// End a job that no lease holder will end: one that is queued, or running on a worker that is dead.
 /// Raises the attempt, which fences whoever still writes. `None` when it moved since it was read.
-pub async fn end_unheld(db: &impl ConnectionTrait, seen: &Job, state: JobState, error: Option<&JobError>) -> Result<Option<Job>> {
+/// `bill` is for the attempt that a dead worker ran.
+pub async fn end_unheld(
+    db: &impl ConnectionTrait,
+    seen: &Job,
+    bill: &Bill,
+    state: JobState,
+    error: Option<&JobError>,
+) -> Result<Option<Job>> {
     let dead_letter = error.is_some_and(|error| error.code == "attempts_exhausted");
     job(
         db,
         "UPDATE jobs SET state = $4, attempt = attempt + 1, error = $5, dead_letter = $6, finished_at = {now}, running_usage = NULL,
+                         model = COALESCE($7, model), usage = COALESCE($8, usage), cost_nano_usd = cost_nano_usd + $9,
                          cancel_requested_at = CASE WHEN $4 = 'cancelled' THEN COALESCE(cancel_requested_at, {now}) ELSE cancel_requested_at END
          WHERE id = $1 AND attempt = $2 AND state = $3 RETURNING *",
         [
@@ -369,19 +438,31 @@ pub async fn end_unheld(db: &impl ConnectionTrait, seen: &Job, state: JobState, 
             state.as_str().into(),
             error.map(text).into(),
             dead_letter.into(),
+            bill.model.clone().into(),
+            total(seen, bill),
+            bill.cost.0.into(),
         ],
     )
     .await
 }
 
 /// Put a job of a dead worker back into the queue. `None` when it moved since it was read.
-pub async fn reclaim(db: &impl ConnectionTrait, seen: &Job, queue_timeout: Duration) -> Result<Option<Job>> {
+pub async fn reclaim(db: &impl ConnectionTrait, seen: &Job, bill: &Bill, queue_timeout: Duration) -> Result<Option<Job>> {
     job(
         db,
         "UPDATE jobs SET state = 'queued', reclaims = reclaims + 1, dispatched = FALSE, start_reason = $4, run_at = {now},
-                         queue_deadline_at = {now} + $3
+                         queue_deadline_at = {now} + $3, running_usage = NULL,
+                         model = COALESCE($5, model), usage = COALESCE($6, usage), cost_nano_usd = cost_nano_usd + $7
          WHERE id = $1 AND attempt = $2 AND state = 'running' RETURNING *",
-        [seen.id.uuid().into(), number(seen.attempt).into(), ms(queue_timeout).into(), start_reason_word(StartReason::WorkerLost).into()],
+        [
+            seen.id.uuid().into(),
+            number(seen.attempt).into(),
+            ms(queue_timeout).into(),
+            start_reason_word(StartReason::WorkerLost).into(),
+            bill.model.clone().into(),
+            total(seen, bill),
+            bill.cost.0.into(),
+        ],
     )
     .await
 }

@@ -19,6 +19,7 @@ pub mod audit;
 pub mod jobs;
 pub mod leader;
 pub mod logins;
+pub mod usage;
 pub mod users;
 pub mod workers;
 
@@ -118,10 +119,22 @@ pub async fn commit(transaction: DatabaseTransaction) -> Result<()> {
 
 /// What a failure of the database means to a caller.
 pub fn error(source: DbErr) -> Error {
-    if is_passing(&source) {
+    if let Some(refusal) = refusal(&source) {
+        refusal
+    } else if is_passing(&source) {
         Error::Unavailable { service: "database", source: source.into() }
     } else {
         Error::Internal { what: "the database refused a statement", source: source.into() }
+    }
+}
+
+/// What a trigger of ours says when it refuses a job.
+fn refusal(error: &DbErr) -> Option<Error> {
+    let (DbErr::Exec(RuntimeErr::SqlxError(source)) | DbErr::Query(RuntimeErr::SqlxError(source))) = error else { return None };
+    match source.as_database_error()?.message() {
+        "budget_exhausted" => Some(Error::BudgetExhausted),
+        "too_many_jobs" => Some(Error::TooManyJobs),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use shared::job::{ChatSpec, Effort, Thinking};
+use shared::job::{ChatSpec, Effort, NanoUsd, Thinking};
 
 /// What `exec` needs besides the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub enum Relay {
 /// Stands where the CLI insists on a credential.
 pub const PLACEHOLDER_KEY: &str = "added-by-the-relay";
 
-/// The command line of a one-shot job that may use `tools`.
-pub fn build(spec: &ChatSpec, tools: &[String], surroundings: &Surroundings) -> CommandLine {
-    CommandLine { args: arguments(spec, tools), env: environment(surroundings) }
+/// The command line of a one-shot job that may use `tools` and cost `budget`.
+pub fn build(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>, surroundings: &Surroundings) -> CommandLine {
+    CommandLine { args: arguments(spec, tools, budget), env: environment(surroundings) }
 }
 
 /// The arguments. Values are joined to their flags: none can be read as a flag of its own.
-fn arguments(spec: &ChatSpec, tools: &[String]) -> Vec<String> {
+fn arguments(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>) -> Vec<String> {
     let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
     if tools.is_empty() {
         args.extend(["--bare", "--tools="].map(str::to_owned));
@@ -71,7 +71,7 @@ fn arguments(spec: &ChatSpec, tools: &[String]) -> Vec<String> {
         ("--effort", spec.effort.map(Effort::as_str).map(str::to_owned)),
         ("--thinking", spec.thinking.map(Thinking::as_str).map(str::to_owned)),
         ("--max-turns", spec.max_turns.map(|turns| turns.to_string())),
-        ("--max-budget-usd", spec.max_budget_usd.map(|usd| usd.to_string())),
+        ("--max-budget-usd", budget.map(|budget| budget.usd().to_string())),
     ];
     args.extend(options.into_iter().filter_map(|(flag, value)| value.map(|value| format!("{flag}={value}"))));
     args
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_chat_only_job_has_no_tools_and_reads_no_settings() {
-        let line = build(&ChatSpec::text("hi"), &[], &socket());
+        let line = build(&ChatSpec::text("hi"), &[], None, &socket());
 
         assert_eq!(
             line.args.join(" "),
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn an_agent_job_may_use_its_tools_and_is_never_asked() {
-        let line = build(&ChatSpec::text("hi"), &["Bash".into(), "Read".into()], &socket());
+        let line = build(&ChatSpec::text("hi"), &["Bash".into(), "Read".into()], None, &socket());
 
         assert!(
             line.args.join(" ").ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
@@ -189,11 +189,10 @@ mod tests {
             effort: Some(Effort::Xhigh),
             thinking: Some(Thinking::Disabled),
             max_turns: Some(3),
-            max_budget_usd: Some(0.000_000_1),
             ..ChatSpec::text("hi")
         };
 
-        let line = build(&spec, &[], &socket());
+        let line = build(&spec, &[], Some(NanoUsd(100)), &socket());
 
         assert_eq!(
             line.args[BASE.len() + 2..],
@@ -219,7 +218,7 @@ mod tests {
         };
 
         for tools in [vec![], vec!["Bash".to_owned()]] {
-            let line = format!("{:?}", build(&spec, &tools, &socket()));
+            let line = format!("{:?}", build(&spec, &tools, None, &socket()));
             assert!(!line.contains("secret"), "{line}");
         }
     }

@@ -6,17 +6,22 @@ mod draft;
 #[cfg(test)]
 mod golden;
 mod line;
+mod tally;
 mod text;
 mod turn;
 
 use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use shared::{event::EventBody, job::PermissionDenial};
+use shared::{
+    event::EventBody,
+    job::{PermissionDenial, Usage},
+};
 
 use self::{
     draft::Drafts,
     line::{ApiRetry, Assistant, Delta, Denial, Head, Init, SessionState, StreamEvent, TaskEnded, TurnEnd, User, UserBlock},
+    tally::Tally,
     text::{column, pieces, shown},
     turn::Meter,
 };
@@ -79,6 +84,7 @@ pub struct Parser {
     api_error: Option<String>,
     retry_delay: Option<Duration>,
     meter: Meter,
+    tally: Tally,
 }
 
 /// More open tool calls than this are not counted, so that a mad model cannot fill the memory.
@@ -93,6 +99,11 @@ impl Parser {
     /// How many tool calls have no result yet. While there are some, silence is no sign of trouble.
     pub fn open_tool_calls(&self) -> usize {
         self.open_calls.len()
+    }
+
+    /// The tokens that were seen since the last result, which no result has accounted for.
+    pub fn untold(&self) -> Usage {
+        self.tally.sum()
     }
 
     /// Read one line, without its line break.
@@ -166,6 +177,7 @@ impl Parser {
         match event.kind.as_str() {
             "message_start" => {
                 let message = event.message?;
+                self.tally.note(&message.id, &message.usage);
                 self.drafts.open(parent, &message.id, &mut events).streamed = true;
                 if let (None, Some(model)) = (parent, message.model) {
                     self.model = Some(column(&model));
@@ -190,7 +202,11 @@ impl Parser {
                     draft.close(&mut events);
                 }
             }
-            "content_block_stop" | "message_delta" | "ping" => {}
+            "message_delta" => {
+                let id = api_message_id.as_deref().or_else(|| self.drafts.find(parent).map(|draft| draft.id()));
+                self.tally.note(id?, &event.usage);
+            }
+            "content_block_stop" | "ping" => {}
             _ => return None,
         }
         Some(steps(events))
@@ -228,6 +244,7 @@ impl Parser {
         if parent.is_none() && !message.model.is_empty() {
             self.model = Some(column(&message.model));
         }
+        self.tally.note(&message.id, &message.usage);
         let mut events = Vec::new();
         self.drafts.open(parent, &message.id, &mut events);
         let mut is_understood = true;
@@ -297,6 +314,9 @@ impl Parser {
         self.open_calls.clear();
 
         let (usage, cost) = self.meter.read(&end);
+        if end.accounts() {
+            self.tally.clear();
+        }
         let is_error = end.is_error.unwrap_or(true);
         // An error that the turn got over is none of the turn's.
         let api_error = self.api_error.take().filter(|_| is_error);

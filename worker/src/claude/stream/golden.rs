@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde_json::{Value, json};
-use shared::{event::EventBody, job::NanoUsd};
+use shared::{
+    event::EventBody,
+    job::{NanoUsd, Usage},
+};
 
 use super::{Parser, Step, TurnResult};
 
@@ -59,6 +62,64 @@ fn the_turns_of_a_process_are_billed_as_much_as_its_total() {
             NanoUsd::from_usd(costs.sum()).0
         });
         assert!((billed - total.unwrap_or(0)).abs() <= 2, "{name}: billed {billed}, total {total:?}");
+    }
+}
+
+#[test]
+fn a_session_that_goes_on_is_billed_for_this_process_alone() {
+    let [turn]: [TurnResult; 1] = recorded_turns("session_resume").try_into().expect("one result");
+
+    // The totals of that line hold the former process as well: 0.0762278 dollars.
+    assert_eq!(turn.cost, NanoUsd(14_131_800));
+    let Usage { input_tokens, output_tokens, cache_read_tokens, cache_write_tokens } = turn.usage;
+    assert_eq!((input_tokens, output_tokens, cache_read_tokens, cache_write_tokens), (4, 4, 10_029, 2_406));
+}
+
+#[test]
+fn what_the_stream_told_of_a_turn_is_what_its_result_tells() {
+    // An answer taken back is not billed; of one cut short, of sub-agents and of calls beside the
+    // conversation the result knows more; and one recording is made up.
+    let others = [
+        "api_sse_overloaded",
+        "api_sse_then_ok",
+        "v2.1.197_api_drop_then_ok",
+        "interrupt_cancel_queued",
+        "interrupt_streaming",
+        "sigint_streaming",
+        "subagent",
+        "subagent_foreground",
+        "subagent_forwarded_text",
+        "slash_compact",
+        "newer_cli",
+    ];
+    let mut compared = 0;
+    for (name, lines) in recordings().into_iter().filter(|(name, _)| !others.contains(&name.as_str())) {
+        let mut parser = Parser::new();
+        for line in &lines {
+            let untold = parser.untold();
+            for step in parser.feed(line) {
+                let Step::TurnEnded(turn) = step else { continue };
+                assert_eq!(untold, turn.usage, "{name}");
+                assert_eq!(parser.untold(), Usage::default(), "{name}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50, "only {compared} turns");
+}
+
+#[test]
+fn of_a_killed_process_the_tokens_are_known() {
+    for name in ["sigkill_tool", "sigterm_streaming"] {
+        let bytes = fs::read(folder().join(format!("{name}.jsonl"))).expect("the recording exists");
+        let mut parser = Parser::new();
+        for line in lines_of(&bytes) {
+            parser.feed(&line);
+        }
+
+        let untold = parser.untold();
+
+        assert!(untold.cache_write_tokens > 12_000 && untold.output_tokens > 0, "{name}: {untold:?}");
     }
 }
 

@@ -75,6 +75,9 @@ pub(super) struct ApiEvent<'a> {
     pub message: Option<MessageStart>,
     #[serde(default, borrow)]
     pub delta: Option<Delta<'a>>,
+    /// Of a `message_delta`.
+    #[serde(default, deserialize_with = "lenient")]
+    pub usage: Tokens,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +85,18 @@ pub(super) struct MessageStart {
     pub id: String,
     #[serde(default, deserialize_with = "lenient")]
     pub model: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    pub usage: Tokens,
+}
+
+/// What one message used so far, in the Messages API's words.
+#[derive(Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
+pub(super) struct Tokens {
+    pub input_tokens: Option<u64>,
+    pub output_tokens: Option<u64>,
+    pub cache_read_input_tokens: Option<u64>,
+    pub cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +135,9 @@ pub(super) struct AssistantMessage<'a> {
     pub id: String,
     #[serde(default, deserialize_with = "lenient")]
     pub model: String,
+    /// Not final where the message streams.
+    #[serde(default, deserialize_with = "lenient")]
+    pub usage: Tokens,
     #[serde(borrow)]
     pub content: Vec<&'a RawValue>,
 }
@@ -206,6 +224,13 @@ pub(super) struct TurnEnd {
     pub model_usage: ModelUsage,
     #[serde(default, deserialize_with = "lenient")]
     pub model_usage_since_last_result: Option<ModelUsage>,
+}
+
+impl TurnEnd {
+    /// Whether it tells what was used, be it nothing.
+    pub fn accounts(&self) -> bool {
+        self.model_usage_since_last_result.is_some() || !self.model_usage.is_empty()
+    }
 }
 
 #[derive(Deserialize)]

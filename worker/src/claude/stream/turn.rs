@@ -55,8 +55,8 @@ impl TurnResult {
         Self {
             num_turns: self.num_turns.saturating_add(next.num_turns),
             permission_denials: self.permission_denials,
-            usage: sum(self.usage, next.usage),
-            cost: NanoUsd(self.cost.0.saturating_add(next.cost.0)),
+            usage: self.usage + next.usage,
+            cost: self.cost + next.cost,
             model: next.model.or(self.model),
             ..next
         }
@@ -87,8 +87,8 @@ impl Meter {
         let mut usage = Usage::default();
         let mut cost = NanoUsd(0);
         let mut add = |used: Counters| {
-            usage = sum(usage, used.usage());
-            cost.0 = cost.0.saturating_add(NanoUsd::from_usd(used.cost_usd).0);
+            usage = usage + used.usage();
+            cost = cost + NanoUsd::from_usd(used.cost_usd);
         };
         match &end.model_usage_since_last_result {
             Some(since) => since.values().copied().for_each(&mut add),
@@ -117,15 +117,6 @@ impl Counters {
             cache_read_tokens: self.cache_read_input_tokens,
             cache_write_tokens: self.cache_creation_input_tokens,
         }
-    }
-}
-
-fn sum(a: Usage, b: Usage) -> Usage {
-    Usage {
-        input_tokens: a.input_tokens.saturating_add(b.input_tokens),
-        output_tokens: a.output_tokens.saturating_add(b.output_tokens),
-        cache_read_tokens: a.cache_read_tokens.saturating_add(b.cache_read_tokens),
-        cache_write_tokens: a.cache_write_tokens.saturating_add(b.cache_write_tokens),
     }
 }
 
