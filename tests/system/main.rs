@@ -9,3 +9,4 @@ mod crash;
 mod options;
 mod outage;
 mod schema;
+mod spending;
