@@ -21,6 +21,7 @@ pub mod lease;
 pub mod leases;
 pub mod limits;
 pub mod logins;
+pub mod metrics;
 pub mod output_schema;
 pub mod principal;
 pub mod reconciler;

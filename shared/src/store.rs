@@ -1,6 +1,9 @@
 //! The connections behind every door. Opened once in each process, cheap to clone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fred::{interfaces::ClientLike as _, prelude::Client};
 use tokio_util::sync::CancellationToken;
@@ -27,13 +30,24 @@ struct Inner {
     is_one_host: bool,
 }
 
-/// Whether the dependencies answer.
+/// How long the dependencies took to answer, those that did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Whether the database answered.
-    pub database: bool,
-    /// Whether Redis answered.
-    pub redis: bool,
+    /// The database.
+    pub database: Option<Duration>,
+    /// Redis.
+    pub redis: Option<Duration>,
+}
+
+/// How many connections to the database this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Open, at work or idle.
+    pub open: u32,
+    /// Open, and nobody uses them.
+    pub idle: u32,
+    /// The most there may be.
+    pub max: u32,
 }
 
 impl Store {
@@ -68,11 +82,20 @@ impl Store {
 
     /// Ask both whether they answer; never longer than two seconds.
     pub async fn health(&self) -> Health {
-        let limit = Duration::from_secs(2);
-        let database = tokio::time::timeout(limit, self.0.db.ping());
-        let redis = tokio::time::timeout(limit, self.0.redis.ping::<()>(None));
+        let database = timed(self.0.db.ping());
+        let redis = timed(async { self.0.redis.ping::<()>(None).await.is_ok() });
         let (database, redis) = tokio::join!(database, redis);
-        Health { database: database.unwrap_or(false), redis: redis.is_ok_and(|answer| answer.is_ok()) }
+        Health { database, redis }
+    }
+
+    /// How many connections to the database there are.
+    pub fn pool(&self) -> Pool {
+        self.0.db.connections()
+    }
+
+    /// Whether the connection to Redis stands, as far as this process knows.
+    pub fn is_redis_connected(&self) -> bool {
+        self.0.redis.is_connected()
     }
 
     /// The protocol's clocks.
@@ -106,6 +129,14 @@ impl Store {
     pub(crate) async fn fetch_client(&self) -> Result<Client> {
         redis::connect(self.0.redis_url.expose_secret(), Purpose::Fetch).await.map_err(redis::unavailable)
     }
+}
+
+/// How long `question` took, if it was answered well and in time.
+async fn timed(question: impl Future<Output = bool>) -> Option<Duration> {
+    let asked = Instant::now();
+    // A driver's future is large, and waits inside of every request that asks.
+    let answered = tokio::time::timeout(Duration::from_secs(2), Box::pin(question)).await.unwrap_or(false);
+    answered.then(|| asked.elapsed())
 }
 
 /// Try until it works, waiting longer each time and saying so. Only an outage is worth waiting for.

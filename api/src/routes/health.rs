@@ -66,7 +66,7 @@ impl HealthApi {
             return Err(ApiError::unavailable(Code::Draining, "the server is about to stop", 5));
         }
         let health = app.store.health().await;
-        let down = match (health.database, health.redis) {
+        let down = match (health.database.is_some(), health.redis.is_some()) {
             (true, true) => return Ok(Json(Ready { status: "ready".to_owned() })),
             (false, true) => "the database does not answer",
             (true, false) => "redis does not answer",

@@ -12,10 +12,12 @@ use sea_orm::{
 use crate::{
     Error, Result,
     config::{ExposeSecret as _, StoreConfig},
+    store::Pool,
 };
 
 pub mod api_keys;
 pub mod audit;
+pub mod figures;
 pub mod jobs;
 pub mod leader;
 pub mod logins;
@@ -58,6 +60,18 @@ impl Db {
     /// Whether the database answers.
     pub async fn ping(&self) -> bool {
         self.pool.ping().await.is_ok()
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> Pool {
+        let count = |idle: usize| u32::try_from(idle).unwrap_or(u32::MAX);
+        if self.pool.get_database_backend() == DbBackend::Sqlite {
+            let pool = self.pool.get_sqlite_connection_pool();
+            Pool { open: pool.size(), idle: count(pool.num_idle()), max: pool.options().get_max_connections() }
+        } else {
+            let pool = self.pool.get_postgres_connection_pool();
+            Pool { open: pool.size(), idle: count(pool.num_idle()), max: pool.options().get_max_connections() }
+        }
     }
 
     /// A transaction that may write. On SQLite it takes the writer's place at once: one that turned from
