@@ -11,7 +11,7 @@ use shared::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, feed::Feeds, pace::Pace, password::Passwords, throttle::Throttle, token::Tokens};
+use crate::{config::Config, feed::Feeds, metrics::Metrics, pace::Pace, password::Passwords, throttle::Throttle, token::Tokens};
 
 /// How long a login may rest before its password is asked for again.
 const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
@@ -51,6 +51,8 @@ pub struct App {
     pub feeds: Feeds,
     /// How fast the queue moves.
     pub pace: Pace,
+    /// What this server measures.
+    pub metrics: Arc<Metrics>,
     /// Set once the server was told to stop: nothing may start to wait any more.
     pub draining: CancellationToken,
     /// When this process began.
@@ -64,6 +66,8 @@ impl App {
         let events = Events::new(&store);
         let usage = UsageLog::new(&store);
         let pace = Pace::default();
+        let limits = Limits::new(&store, config.replicas.get());
+        let metrics = Arc::new(Metrics::new(&store, &limits));
         let feeds = Feeds::new(jobs.clone(), events.clone(), pace.clone(), draining.clone());
         Self {
             users: Users::new(&store),
@@ -74,7 +78,7 @@ impl App {
             tokens: Tokens::new(&config.jwt_secrets),
             passwords: Passwords::default(),
             throttle: Throttle::new(config.auth_rate_limit_per_minute),
-            limits: Limits::new(&store, config.replicas.get()),
+            limits,
             config: Arc::new(config),
             store,
             jobs,
@@ -82,6 +86,7 @@ impl App {
             events,
             feeds,
             pace,
+            metrics,
             draining,
             started: Instant::now(),
         }

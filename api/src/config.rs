@@ -10,6 +10,7 @@ use std::{
 use shared::{
     config::{ConfigError, Env, ExposeSecret as _, StoreConfig},
     job::NanoUsd,
+    metrics::MetricsAccess,
     user::Email,
 };
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub default_job_budget: NanoUsd,
     /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
+    /// Who may read the metrics: `METRICS_TOKEN` and `METRICS_PUBLIC`.
+    pub metrics: MetricsAccess,
     /// The database and Redis.
     pub store: StoreConfig,
 }
@@ -121,6 +124,7 @@ impl Config {
             auth_rate_limit_per_minute: env.parsed("AUTH_RATE_LIMIT_PER_MINUTE", DEFAULT_AUTH_RATE_LIMIT)?,
             default_job_budget: job_budget(env)?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
+            metrics: MetricsAccess::from_env(env)?,
             store: StoreConfig::from_env(env)?,
         })
     }

@@ -16,6 +16,7 @@ use crate::{
     client_address::{self, ClientAddress, TrustedProxies},
     cors::{self, Caller, Origin},
     error::{ApiError, Code, ProblemJson},
+    metrics::Traffic,
     openapi::AllowedMethods,
 };
 
@@ -26,12 +27,14 @@ pub struct Envelope {
     origins: Vec<Origin>,
     allowed: AllowedMethods,
     proxies: TrustedProxies,
+    traffic: Arc<Traffic>,
 }
 
 impl Envelope {
-    /// Answers for pages of `origins`, over the paths of `allowed`, to who comes through `proxies` or without.
-    pub fn new(origins: Vec<Origin>, allowed: AllowedMethods, proxies: TrustedProxies) -> Self {
-        Self { origins, allowed, proxies }
+    /// Answers for pages of `origins`, over the paths of `allowed`, to who comes through `proxies` or without,
+    /// counted in `traffic`.
+    pub fn new(origins: Vec<Origin>, allowed: AllowedMethods, proxies: TrustedProxies, traffic: Arc<Traffic>) -> Self {
+        Self { origins, allowed, proxies, traffic }
     }
 
     /// Answer `request` by `next`, which finds the [`ClientAddress`] on it, and put the answer in its envelope.
@@ -40,6 +43,7 @@ impl Envelope {
         let caller = Caller::of(&request, &self.origins);
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let counted = self.traffic.begin(&method, &path);
         let behind_tls = client_address::is_behind_tls(&request, &self.proxies);
         request.set_data(ClientAddress::of(&request, &self.proxies));
         let span = info_span!("request", id = request_id, %method, path);
@@ -55,6 +59,7 @@ impl Envelope {
         };
         let mut response = async { answer.await.unwrap_or_else(|error| self.problem(&error, &request_id, &path)) }.instrument(span).await;
 
+        counted.answered(response.status());
         let headers = response.headers_mut();
         caller.mark(headers);
         secure(headers, behind_tls);
@@ -148,7 +153,8 @@ mod tests {
         let panics = poem::endpoint::make(|request: Request| async move {
             assert!(request.uri().path().is_empty(), "hunter2");
         });
-        let envelope = Envelope::new(Vec::new(), AllowedMethods::of_contract(), TrustedProxies::default());
+        let envelope =
+            Envelope::new(Vec::new(), AllowedMethods::of_contract(), TrustedProxies::default(), Arc::new(Traffic::of_contract()));
 
         let response = envelope.wrap(Arc::new(panics), Request::default()).await.expect("an answer");
 

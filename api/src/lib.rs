@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod error;
 pub mod feed;
 pub mod limit;
+pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod operator;
@@ -36,8 +37,8 @@ use crate::{app::App, envelope::Envelope, openapi::AllowedMethods};
 /// Everything this server answers.
 pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
     let config = &app.config;
-    let envelope = Envelope::new(config.origins.clone(), AllowedMethods::of_contract(), config.trusted_proxies.clone());
-    let envelope = Arc::new(envelope);
+    let (origins, proxies) = (config.origins.clone(), config.trusted_proxies.clone());
+    let envelope = Arc::new(Envelope::new(origins, AllowedMethods::of_contract(), proxies, app.metrics.traffic.clone()));
     openapi::routes().around(deadline::bound).around(auth::authenticate).data(app).around(move |next, request| {
         let envelope = envelope.clone();
         async move { envelope.wrap(next, request).await }

@@ -51,6 +51,13 @@ pub fn yaml() -> String {
     })
 }
 
+/// Every path this server answers, its parameters in braces.
+pub fn patterns() -> Vec<String> {
+    let spec: Value = serde_json::from_str(&service().spec()).expect("poem-openapi writes JSON");
+    let paths = spec["paths"].as_object().into_iter().flatten().map(|(path, _)| path.clone());
+    paths.chain(["/", "/docs", "/openapi.yaml"].map(str::to_owned)).collect()
+}
+
 /// The operations, the contract, and its page.
 pub fn routes() -> Route {
     let page = docs();

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     feed::Advice,
+    metrics::OpenStream,
     routes::events::Event,
     watch::{Notice, Watch},
 };
@@ -41,15 +42,16 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Everything `watch` tells, until `draining`.
-    pub fn new(watch: Watch, draining: CancellationToken) -> Self {
-        let chunks = chunks(watch, draining).map(Ok::<_, std::io::Error>);
+    /// Everything `watch` tells, until `draining`; counted as `open` for as long.
+    pub fn new(watch: Watch, draining: CancellationToken, open: OpenStream) -> Self {
+        let chunks = chunks(watch, draining, open).map(Ok::<_, std::io::Error>);
         Self { body: Body::from_bytes_stream(chunks) }
     }
 }
 
-fn chunks(mut watch: Watch, draining: CancellationToken) -> impl Stream<Item = Bytes> + Send {
+fn chunks(mut watch: Watch, draining: CancellationToken, open: OpenStream) -> impl Stream<Item = Bytes> + Send {
     stream! {
+        let _open = open;
         yield Bytes::from_static(RETRY);
         loop {
             tokio::select! {

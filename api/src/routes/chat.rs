@@ -133,9 +133,9 @@ impl ChatApi {
             traceparent: traceparent(headers),
         };
         let submitted = app.jobs.submit(new).await?;
-        if submitted.replayed
-            && let Some(charge) = request.data::<Charge>()
-        {
+        if !submitted.replayed {
+            app.metrics.submitted.inc();
+        } else if let Some(charge) = request.data::<Charge>() {
             charge.waive();
         }
         let mut job = submitted.job;
@@ -145,7 +145,7 @@ impl ChatApi {
             // Only a repeated request can have seen anything of the job.
             let after = events::position(after.0.filter(|_| submitted.replayed))?;
             let Some(watch) = Watch::open(&app.feeds, &job, after).await? else { return Ok(CreateChatResponse::NothingLeft) };
-            let events = EventStream::new(watch, app.draining.clone());
+            let events = EventStream::new(watch, app.draining.clone(), app.metrics.traffic.open_stream());
             return Ok(CreateChatResponse::Answered(Answer::Events(events), location, None));
         }
         let wait_secs = prefer.0.as_deref().and_then(wait_of);

@@ -7,6 +7,7 @@ mod chat;
 mod connections;
 mod contract;
 mod events;
+mod health;
 mod jobs;
 mod keys;
 mod limit;
