@@ -3,7 +3,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use prometheus_client::metrics::gauge::Gauge;
 use shared::{
     consumption::Consumption,
     event::EventBody,
@@ -30,6 +29,7 @@ use crate::{
     },
     config::Config,
     job_dir::{JobDir, JobsRoot},
+    metrics::Metrics,
     runner::retry_delay,
 };
 
@@ -52,8 +52,8 @@ pub struct Workshop {
     pub upstream: Upstream,
     /// The sandbox, where one works.
     pub sandbox: Option<Sandbox>,
-    /// How many CLI processes live.
-    pub living: Gauge,
+    /// What this worker measures.
+    pub metrics: Metrics,
 }
 
 /// Why an attempt is to end before it is done.
@@ -149,7 +149,7 @@ impl<'a> Attempt<'a> {
         };
         let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
         let launch = launch(workshop, lease, &tools, &dir, &relay);
-        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.living).map_err(|error| unstartable(lease, &error))?;
+        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living).map_err(|error| unstartable(lease, &error))?;
         Ok(Self {
             lease,
             tools,

@@ -1,8 +1,15 @@
 //! The worker's settings.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use shared::config::{ConfigError, Env, StoreConfig};
+use shared::{
+    config::{ConfigError, Env, StoreConfig},
+    metrics::MetricsAccess,
+};
 
 use crate::claude::upstream::Credential;
 
@@ -35,6 +42,10 @@ pub struct Config {
     pub upstream_url: String,
     /// What opens it.
     pub credential: Credential,
+    /// Where to answer questions about this worker, if anywhere: `WORKER_HTTP_HOST` and `WORKER_HTTP_PORT`.
+    pub http: Option<SocketAddr>,
+    /// Who may read the metrics there.
+    pub metrics: MetricsAccess,
 }
 
 /// The longest path of the jobs' folder: a unix socket's path, a few names deeper, holds 107 bytes.
@@ -61,6 +72,8 @@ impl Config {
             unsandboxed_tools: env.switch("UNSANDBOXED_TOOLS")?,
             upstream_url: env.text("ANTHROPIC_BASE_URL").unwrap_or("https://api.anthropic.com").to_owned(),
             credential: credential(env)?,
+            http: http(env)?,
+            metrics: MetricsAccess::from_env(env)?,
         })
     }
 
@@ -110,6 +123,12 @@ fn tools(env: &Env) -> Result<Vec<String>, ConfigError> {
     }
 }
 
+fn http(env: &Env) -> Result<Option<SocketAddr>, ConfigError> {
+    let host = env.parsed("WORKER_HTTP_HOST", IpAddr::from(Ipv4Addr::LOCALHOST))?;
+    let port = env.text("WORKER_HTTP_PORT").map(|_| env.parsed("WORKER_HTTP_PORT", 0)).transpose()?;
+    Ok(port.map(|port| SocketAddr::new(host, port)))
+}
+
 fn credential(env: &Env) -> Result<Credential, ConfigError> {
     let key = env.secret("ANTHROPIC_API_KEY").map(Credential::ApiKey);
     let token = || env.secret("ANTHROPIC_AUTH_TOKEN").map(Credential::AuthToken);
@@ -126,13 +145,30 @@ mod tests {
         let config = Config::from_env(&Env::of([("ANTHROPIC_API_KEY", "sk")])).expect("valid");
 
         assert_eq!((config.slots, config.timeout, config.idle_timeout), (5, Duration::from_mins(10), Duration::from_mins(5)));
-        assert!(config.default_tools.is_empty());
+        assert!(config.default_tools.is_empty() && config.http.is_none());
+    }
+
+    #[test]
+    fn a_port_is_opened_on_this_host_unless_another_is_named() {
+        let http = |host| {
+            let env = Env::of([("ANTHROPIC_API_KEY", "sk"), ("WORKER_HTTP_PORT", "9090"), ("WORKER_HTTP_HOST", host)]);
+            Config::from_env(&env).expect("valid").http.map(|address| address.to_string())
+        };
+
+        assert_eq!(http(""), Some("127.0.0.1:9090".to_owned()));
+        assert_eq!(http("::"), Some("[::]:9090".to_owned()));
     }
 
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         let long = "/".repeat(LONGEST_JOBS_DIR).replace('/', "/x");
-        for (name, value) in [("MAX_WORKERS", "0"), ("DEFAULT_TOOLS", "Read,CronCreate"), ("DEFAULT_TOOLS", "a b"), ("JOBS_DIR", &long)] {
+        for (name, value) in [
+            ("MAX_WORKERS", "0"),
+            ("DEFAULT_TOOLS", "Read,CronCreate"),
+            ("DEFAULT_TOOLS", "a b"),
+            ("JOBS_DIR", &long),
+            ("WORKER_HTTP_PORT", "x"),
+        ] {
             let error = Config::from_env(&Env::of([("ANTHROPIC_API_KEY", "sk"), (name, value)])).expect_err(name);
             assert!(error.to_string().starts_with(&format!("`{name}` is")), "{error}");
         }

@@ -3,6 +3,8 @@
 pub mod chat;
 pub mod claude;
 pub mod config;
+pub mod http;
 pub mod job_dir;
+pub mod metrics;
 pub mod runner;
 pub mod supervise;

@@ -12,7 +12,9 @@ use worker::{
     chat::Workshop,
     claude::{process::Launch, sandbox::Sandbox, upstream::Upstream},
     config::{Config, find_program},
+    http::{self, Pages},
     job_dir::JobsRoot,
+    metrics::Metrics,
     runner::{self, Shutdown},
     supervise::{Supervise, Tether},
 };
@@ -60,21 +62,45 @@ async fn try_work() -> anyhow::Result<()> {
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
     let shutdown = shutdown_on_signals()?;
+    let metrics = Metrics::new(config.slots);
 
+    // First of all, so that it can be asked while it waits for its stores.
+    let stop_answering = CancellationToken::new();
+    let answering = match config.http {
+        Some(address) => {
+            let listener = http::listen(address).await?;
+            let address = listener.local_addr()?;
+            tracing::info!(%address, "Answering on http://{address}/health/ready");
+            let pages = Pages { metrics: metrics.clone(), access: config.metrics.clone(), draining: shutdown.drain.clone() };
+            Some(tokio::spawn(http::serve(listener, pages, stop_answering.clone())))
+        }
+        None => None,
+    };
+    let worked = Box::pin(work_with(config, metrics, &shutdown)).await;
+    stop_answering.cancel();
+    if let Some(answering) = answering {
+        answering.await.context("the pages of this worker panicked")?;
+    }
+    worked
+}
+
+/// Work with what `config` names, until `shutdown`.
+async fn work_with(config: Config, metrics: Metrics, shutdown: &Shutdown) -> anyhow::Result<()> {
     let Some(store) = Store::open(&config.store, &shutdown.drain).await.context("could not open the stores")? else {
         return Ok(());
     };
-    let workshop = workshop(config).await?;
+    metrics.opened(&store);
+    let workshop = workshop(config, metrics).await?;
 
     let watching = CancellationToken::new();
     let watch = tokio::spawn(reconciler::run(store.clone(), watching.clone()));
-    let worked = runner::run(&store, workshop, &shutdown).await;
+    let worked = runner::run(&store, workshop, shutdown).await;
     watching.cancel();
     watch.await.context("the watch over the jobs panicked")?;
     worked.context("could not join the workers")
 }
 
-async fn workshop(config: Config) -> anyhow::Result<Workshop> {
+async fn workshop(config: Config, metrics: Metrics) -> anyhow::Result<Workshop> {
     let jobs = JobsRoot::create(&config.jobs_dir).with_context(|| format!("could not use `JOBS_DIR` ({})", config.jobs_dir.display()))?;
     let upstream = Upstream::new(&config.upstream_url, &config.credential)?;
     let bwrap = find_program("bwrap".as_ref(), &config.search_path);
@@ -89,7 +115,7 @@ async fn workshop(config: Config) -> anyhow::Result<Workshop> {
             None
         }
     };
-    Ok(Workshop { config, jobs, upstream, sandbox, living: prometheus_client::metrics::gauge::Gauge::default() })
+    Ok(Workshop { config, jobs, upstream, sandbox, metrics })
 }
 
 /// The first SIGTERM or SIGINT asks to drain, the second to end now.

@@ -29,6 +29,7 @@ use crate::{
     chat::{self, Ending, Reins, Stop, Workshop},
     claude::process::Entitlement,
     config::host,
+    metrics::{Attempt, End, Pulse},
 };
 
 /// How long jobs that were told to end may take to do it: two words with their grace, and the record.
@@ -113,6 +114,7 @@ impl Shift {
             self.lost.clone(),
             shutdown.drain.clone(),
             stop_beating.clone(),
+            self.workshop.metrics.pulse.clone(),
         ));
         self.take_jobs(leases, shutdown).await;
         self.drain(shutdown).await;
@@ -167,10 +169,12 @@ impl Shift {
         let job = lease.job();
         let span = tracing::info_span!("job", job.id = %job.id, attempt = job.attempt);
         tracing::info!(parent: &span, "Started job `{}` (attempt {})", job.id, job.attempt);
+        let attempt = self.workshop.metrics.claimed(job);
         let (workshop, running, lost) = (self.workshop.clone(), self.running.clone(), self.lost.clone());
         self.jobs.spawn(
             async move {
-                run_and_settle(&workshop, lease, &running, &lost).await;
+                run_and_settle(&workshop, lease, &attempt, &running, &lost).await;
+                drop(attempt);
                 drop(slot);
             }
             .instrument(span),
@@ -211,7 +215,7 @@ impl Shift {
     }
 }
 
-async fn run_and_settle(workshop: &Workshop, lease: Lease, running: &Running, lost: &CancellationToken) {
+async fn run_and_settle(workshop: &Workshop, lease: Lease, attempt: &Attempt, running: &Running, lost: &CancellationToken) {
     let id = lease.job().id;
     let (stop, used, registration) = running.register(id, lease.job().attempt, lost.is_cancelled());
     let started = {
@@ -224,25 +228,34 @@ async fn run_and_settle(workshop: &Workshop, lease: Lease, running: &Running, lo
         let error = JobError::new("internal_error", "the worker could not run the job", false);
         Ending { outcome: Some(Outcome::Failed(error)), report: Report::default() }
     });
+    attempt.ran(&ending.report);
     // The registration stays until the job is settled: nothing of it is renewed after that.
-    settle(lease, ending, lost).await;
+    attempt.settled(&settle(lease, ending, lost).await);
     drop(registration);
 }
 
-async fn settle(lease: Lease, ending: Ending, lost: &CancellationToken) {
+async fn settle(lease: Lease, ending: Ending, lost: &CancellationToken) -> End {
     let id = lease.job().id;
     let Ending { outcome, report } = ending;
     let Some(outcome) = outcome else {
         tracing::warn!("Job `{id}` is somebody else's by now");
-        return;
+        return End::LOST;
     };
+    let end = End::of(&outcome);
     match lease.settle(outcome, report, lost).await {
-        Ok(state) => tracing::info!(state = %state, "Job `{id}` is {state}"),
-        Err(error) if error.is_fenced() => tracing::warn!("Job `{id}` is somebody else's by now"),
+        Ok(state) => {
+            tracing::info!(state = %state, "Job `{id}` is {state}");
+            end.settled_as(state)
+        }
+        Err(error) if error.is_fenced() => {
+            tracing::warn!("Job `{id}` is somebody else's by now");
+            End::LOST
+        }
         Err(error) => {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "Could not settle job `{id}`; another worker will");
             // As long as this incarnation lives, nobody would take the job from it.
             lost.cancel();
+            End::LOST
         }
     }
 }
@@ -255,7 +268,9 @@ async fn beat(
     lost: CancellationToken,
     draining: CancellationToken,
     stop: CancellationToken,
+    pulse: Arc<Pulse>,
 ) {
+    pulse.set_joined(true);
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_announced = false;
@@ -271,6 +286,7 @@ async fn beat(
         }
         match membership.beat().await {
             Beat::Accepted { cancelled } => {
+                pulse.beat();
                 running.renew_all();
                 for job in cancelled {
                     running.stop(job, Stop::Cancel);
@@ -284,6 +300,7 @@ async fn beat(
             }
         }
     }
+    pulse.set_joined(false);
     if !lost.is_cancelled() && !matches!(membership.leave().await, Ok(true)) {
         tracing::warn!("Left without giving everything back; the others will notice");
     }
