@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cli_process;
 pub mod client;
 pub mod directory;
+pub mod exposition;
 pub mod fake_claude;
 pub mod mock_anthropic;
 pub mod model;

@@ -7,6 +7,7 @@ mod cancel;
 mod cli_faults;
 mod crash;
 mod options;
+mod metrics;
 mod outage;
 mod schema;
 mod spending;
