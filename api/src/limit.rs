@@ -12,6 +12,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
 };
 use shared::{
+    id::ApiKeyId,
     limits::{Allowance, Limits, Verdict},
     principal::Principal,
 };
@@ -19,7 +20,7 @@ use shared::{
 use crate::error::{ApiError, Code};
 
 /// What the limits are counted in.
-const WINDOW_SECS: u32 = 3_600;
+pub const WINDOW_SECS: u32 = 3_600;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
@@ -52,8 +53,7 @@ pub async fn enforce<E: Endpoint<Output = Response>>(
         return next.call(request).await;
     }
     let user = principal.user_id();
-    let per_user = principal.user.limits.rate_limit_per_hour.unwrap_or(default_per_hour);
-    let key = principal.key().and_then(|key| Some((key.id, key.rate_limit_per_hour?)));
+    let (per_user, key) = quotas(principal, default_per_hour);
     match limits.charge(user, per_user, key).await {
         Verdict::Refused { user, key, retry_after_secs, .. } => {
             let detail = "the limit of requests per hour is reached: try again after `Retry-After`";
@@ -74,6 +74,12 @@ pub async fn enforce<E: Endpoint<Output = Response>>(
             Ok(response)
         }
     }
+}
+
+/// The limits of a user, who has `default_per_hour` without one of their own, and of a key that has one.
+pub fn quotas(principal: &Principal, default_per_hour: u32) -> (u32, Option<(ApiKeyId, u32)>) {
+    let per_user = principal.user.limits.rate_limit_per_hour.unwrap_or(default_per_hour);
+    (per_user, principal.key().and_then(|key| Some((key.id, key.rate_limit_per_hour?))))
 }
 
 /// Whether a request counts: those for work do, those for an account, for its quota and for the house do not.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::routes::{
-    api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, usage::UsageApi,
+    api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, quota::QuotaApi,
+    usage::UsageApi,
 };
 
 /// The bodies of requests.
@@ -31,11 +32,11 @@ pub enum Tag {
     Health,
 }
 
-type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, HealthApi);
+type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, QuotaApi, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, HealthApi);
+    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, QuotaApi, HealthApi);
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",

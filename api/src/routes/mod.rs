@@ -7,4 +7,5 @@ pub mod chat;
 pub mod events;
 pub mod health;
 pub mod jobs;
+pub mod quota;
 pub mod usage;

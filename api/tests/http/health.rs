@@ -1,20 +1,14 @@
 //! Whether the server is well, and who is told how well.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use poem::{
     Addr, Body, Request, RequestParts,
-    http::{self, StatusCode, uri::Scheme},
+    http::{self, Method, StatusCode, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use serde_json::json;
-use shared::{
-    api_key::{ApiKey, Scope},
-    id::{FamilyId, UserId},
-    principal::{Credential, Principal},
-    time::Timestamp,
-    user::{Role, User, UserLimits},
-};
+use shared::{api_key::Scope, user::Role};
 
 use crate::stage::{Answer, Stage, complete, get, with};
 
@@ -146,56 +140,15 @@ async fn a_server_about_to_stop_is_not_ready_and_says_so_everywhere() {
     assert_eq!(stage.get("/health").await.json()["status"], "ok");
 }
 
-fn principal(role: Role, scopes: Option<Vec<Scope>>) -> Arc<Principal> {
-    let user = User {
-        id: UserId::new(),
-        email: "a@example.com".into(),
-        name: None,
-        role,
-        disabled: false,
-        limits: UserLimits::default(),
-        created_at: Timestamp::now(),
-        last_login_at: None,
-    };
-    let credential = match scopes {
-        None => Credential::Login(FamilyId::new()),
-        Some(scopes) => Credential::Key(Arc::new(key(user.id, scopes))),
-    };
-    Arc::new(Principal { user: Arc::new(user), credential })
-}
-
-fn key(user_id: UserId, scopes: Vec<Scope>) -> ApiKey {
-    ApiKey {
-        id: shared::id::ApiKeyId::new(),
-        user_id,
-        name: "a key".into(),
-        prefix: "cak_test0001".into(),
-        scopes,
-        allowed_tools: None,
-        allowed_ips: None,
-        rate_limit_per_hour: None,
-        max_concurrent_jobs: None,
-        expires_at: None,
-        created_at: Timestamp::now(),
-        last_used_at: None,
-        revoked_at: None,
-    }
-}
-
 #[tokio::test]
 async fn numbers_are_for_admins_and_states_for_everybody() {
     let stage = Stage::new().await;
     let _hand = stage.hand().await;
     stage.submit("hello").await;
-    let ask = |principal: Option<Arc<Principal>>| {
-        let mut request = get("/health/detailed");
-        if let Some(principal) = principal {
-            request.set_data(principal);
-        }
-        async { Answer::of(stage.send(request).await).await.json() }
-    };
+    let admin = stage.account("admin@example.com", Role::Admin).await;
+    let ask = async |credential: &str| stage.call(credential, Method::GET, "/health/detailed", &json!(null)).await.json();
 
-    let states = ask(None).await;
+    let states = ask("").await;
     let is_told = |value: &serde_json::Value| {
         let names: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
         names.join(" ")
@@ -203,12 +156,12 @@ async fn numbers_are_for_admins_and_states_for_everybody() {
     assert_eq!(is_told(&states), "database draining redis status uptime_secs version workers");
     assert_eq!((&states["database"], &states["redis"]), (&json!({"status": "up"}), &json!({"status": "up"})));
     assert_eq!(states["workers"], json!({"status": "up"}));
-    for other in [principal(Role::User, None), principal(Role::Admin, Some(vec![Scope::Chat, Scope::Read]))] {
-        assert_eq!(is_told(&ask(Some(other)).await), is_told(&states));
+    for other in [stage.token_of(&stage.user).await, stage.key_of(&admin, &[Scope::Chat, Scope::Read]).await] {
+        assert_eq!(is_told(&ask(&other).await), is_told(&states));
     }
 
-    for admin in [principal(Role::Admin, None), principal(Role::Admin, Some(vec![Scope::Admin]))] {
-        let told = ask(Some(admin)).await;
+    for admin in [stage.token_of(&admin).await, stage.key_of(&admin, &[Scope::Admin]).await] {
+        let told = ask(&admin).await;
         assert!(told["database"]["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0) && told["redis"]["latency_ms"].is_f64(), "{told}");
         assert_eq!(told["database"]["connections"]["max"], 10);
         assert_eq!((&told["workers"]["alive"], &told["workers"]["slots"]), (&json!(1), &json!(1)));

@@ -13,5 +13,6 @@ mod keys;
 mod limit;
 mod operators;
 mod problems;
+mod quota;
 mod stage;
 mod usage;
