@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shared::{
     api_key::Scope,
     config::{ExposeSecret as _, SecretString},
-    event::{EventId, StartReason},
+    event::{EventId, InvalidEventId, StartReason},
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
     time::Timestamp,
@@ -143,11 +143,30 @@ macro_rules! ids {
 }
 ids!(ApiKeyId JobId SessionId UserId WorkerId);
 
+/// Both numbers fit into 32 bits; the largest stands for the end of a log that is no longer kept.
+const EVENT_ID: &str = "(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8}|4294967295)";
+
 impl Schema for EventId {
     fn schema() -> MetaSchema {
-        // Both numbers fit into 32 bits; the largest stands for the end of a log that is no longer kept.
-        let pattern = "^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8}|4294967295)$".to_owned();
-        MetaSchema { pattern: Some(pattern), example: Some(json!("1-0")), ..MetaSchema::new("string") }
+        MetaSchema { pattern: Some(format!("^{EVENT_ID}$")), example: Some(json!("1-0")), ..MetaSchema::new("string") }
+    }
+}
+
+/// What a client says in `Last-Event-ID`. An empty one is what some send before their first event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastEventId(pub Option<EventId>);
+
+impl FromStr for LastEventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        if text.is_empty() { Ok(Self(None)) } else { text.parse().map(|id| Self(Some(id))) }
+    }
+}
+
+impl Schema for LastEventId {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some(format!("^({EVENT_ID})?$")), example: Some(json!("1-0")), ..MetaSchema::new("string") }
     }
 }
 
@@ -191,6 +210,13 @@ mod tests {
         for wrong in ["0", "61", "-1", "1.0", "", "ten", "99999999999"] {
             assert!(wrong.parse::<Bounded<1, 60>>().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_client_without_an_event_may_say_so() {
+        assert_eq!("".parse(), Ok(LastEventId(None)));
+        assert_eq!("1-0".parse(), Ok(LastEventId(Some(EventId { attempt: 1, n: 0 }))));
+        assert_eq!("x".parse::<LastEventId>(), Err(InvalidEventId));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
     app::App,
     auth::{Authenticated, Chat},
     body::{Check, Checked},
-    contract::Schema,
+    contract::{LastEventId, Schema, Wire},
     error::{ApiError, FieldError},
     limit::Charge,
     models::Models,
@@ -117,13 +117,14 @@ impl ChatApi {
         prefer: Header<Option<String>>,
         /// When a streaming request is sent again: the last event that was received.
         #[oai(name = "Last-Event-ID")]
-        after: Header<Option<String>>,
+        last_event_id: Header<Option<Wire<LastEventId>>>,
     ) -> Result<CreateChatResponse, ApiError> {
         let headers = request.headers();
         let body = body.0;
         check_models(&app.config.models, &body)?;
         let streams = body.stream || events::asks_for_events(headers);
         let spec = body.into_spec();
+        let position = events::position(headers, last_event_id.0)?;
         let new = NewJob {
             user_id: auth.user_id(),
             api_key_id: auth.api_key_id(),
@@ -143,7 +144,7 @@ impl ChatApi {
 
         if streams {
             // Only a repeated request can have seen anything of the job.
-            let after = events::position(after.0.filter(|_| submitted.replayed))?;
+            let after = position.filter(|_| submitted.replayed);
             let Some(watch) = Watch::open(&app.feeds, &job, after).await? else { return Ok(CreateChatResponse::NothingLeft) };
             let events = EventStream::new(watch, app.draining.clone(), app.metrics.traffic.open_stream());
             return Ok(CreateChatResponse::Answered(Answer::Events(events), location, None));

@@ -25,7 +25,7 @@ use shared::{
 use crate::{
     app::App,
     auth::{Authenticated, Read},
-    contract::{Schema as _, Wire},
+    contract::{LastEventId, Schema as _, Wire},
     error::{ApiError, Code, FieldError},
     openapi::Tag,
     routes::jobs,
@@ -88,9 +88,9 @@ impl EventsApi {
         after: Query<Option<Wire<EventId>>>,
         /// The same, as browsers say it when they connect again. It wins over `after`.
         #[oai(name = "Last-Event-ID")]
-        last_event_id: Header<Option<String>>,
+        last_event_id: Header<Option<Wire<LastEventId>>>,
     ) -> Result<GetEventsResponse, ApiError> {
-        let after = position(last_event_id.0)?.or(after.0.map(|Wire(id)| id));
+        let after = position(request.headers(), last_event_id.0)?.or(after.0.map(|Wire(id)| id));
         let job = jobs::find(&app, auth.user_id(), id.0.0).await?;
         if asks_for_json(request.headers()) {
             return Ok(GetEventsResponse::Found(Answer::List(Json(list(&app, &job, after).await?))));
@@ -104,11 +104,16 @@ impl EventsApi {
     }
 }
 
-/// The position in a `Last-Event-ID`. An empty one is what some clients send before their first event.
-pub fn position(last_event_id: Option<String>) -> Result<Option<EventId>, ApiError> {
-    let given = last_event_id.filter(|id| !id.is_empty());
-    let invalid = |error: InvalidEventId| ApiError::invalid(vec![FieldError::new("Last-Event-ID", error.to_string())]);
-    given.map(|id| id.parse().map_err(invalid)).transpose()
+/// The position that `Last-Event-ID` says. Of the header, `given` is only what is text; one that is there and
+/// is none must not be taken for a client without an event.
+pub fn position(headers: &HeaderMap, given: Option<Wire<LastEventId>>) -> Result<Option<EventId>, ApiError> {
+    match given {
+        Some(Wire(LastEventId(id))) => Ok(id),
+        None if headers.contains_key("last-event-id") => {
+            Err(ApiError::invalid(vec![FieldError::new("Last-Event-ID", InvalidEventId.to_string())]))
+        }
+        None => Ok(None),
+    }
 }
 
 async fn list(app: &App, job: &Job, after: Option<EventId>) -> Result<EventList, ApiError> {
@@ -233,7 +238,7 @@ impl ParseFromJSON for Event {
 
 #[cfg(test)]
 mod tests {
-    use poem::http::HeaderValue;
+    use poem::http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -249,5 +254,17 @@ mod tests {
         assert_eq!(asks("application/json; q=0.9, text/event-stream"), (true, false));
         assert_eq!(asks("text/html, application/json;q=0.9"), (false, true));
         assert_eq!((asks_for_events(&HeaderMap::new()), asks_for_json(&HeaderMap::new())), (false, false));
+    }
+
+    #[test]
+    fn a_position_that_is_no_text_is_refused_like_any_other_wrong_one() {
+        let at = |bytes: &[u8]| {
+            HeaderMap::from_iter([(HeaderName::from_static("last-event-id"), HeaderValue::from_bytes(bytes).expect("a value"))])
+        };
+
+        let refused = position(&at(&[0xc2, 0x84]), None).expect_err("refused");
+        assert_eq!(refused.problem("r").errors[0].pointer, "Last-Event-ID");
+        assert_eq!(position(&at(b""), Some(Wire(LastEventId(None)))).ok(), Some(None));
+        assert_eq!(position(&HeaderMap::new(), None).ok(), Some(None));
     }
 }

@@ -46,6 +46,7 @@ async fn every_bad_request_has_its_status_and_its_code() {
         ("a wrong last event", events("x"), 422, "invalid_request"),
         ("another method", Request::builder().method(Method::DELETE).uri_str("/api/chat").finish(), 405, "method_not_allowed"),
         ("another method on a page", Request::builder().method(Method::POST).uri_str("/docs").finish(), 405, "method_not_allowed"),
+        ("a wrong last event of a message", with(chat(r#"{"message":"a","stream":true}"#), "last-event-id", "x"), 422, "invalid_request"),
         ("an empty idempotency key", with(chat(r#"{"message":"a"}"#), "idempotency-key", ""), 422, "invalid_request"),
         ("a long idempotency key", with(chat(r#"{"message":"a"}"#), "idempotency-key", &"k".repeat(256)), 422, "invalid_request"),
     ] {
