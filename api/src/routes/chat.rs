@@ -451,7 +451,11 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
     let pattern = |pattern: &str| MetaSchema { pattern: Some(pattern.to_owned()), ..MetaSchema::new("string") };
     let string = || pattern(TEXT_PATTERN);
     let integer = |max: u32| MetaSchema { minimum: Some(1.0), maximum: Some(max.into()), ..MetaSchema::new("integer") };
-    let or_null = |schema: MetaSchema| MetaSchema { nullable: true, ..schema };
+    // Beside an enum, `nullable` allows nothing: null must be one of its words.
+    let or_null = |schema: MetaSchema| {
+        let null = (!schema.enum_items.is_empty()).then_some(Value::Null);
+        MetaSchema { nullable: true, enum_items: schema.enum_items.into_iter().chain(null).collect(), ..schema }
+    };
     let or = |default: &str, schema: MetaSchema| MetaSchema { default: Some(json!(default)), ..schema };
     let tools = MetaSchema { max_items: Some(MAX_TOOLS), items: Some(Box::new(inline(pattern(TOOL_PATTERN)))), ..MetaSchema::new("array") };
     let budget =
