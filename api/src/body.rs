@@ -86,7 +86,7 @@ pub fn parse<T: DeserializeOwned + Check>(bytes: &[u8]) -> Result<T, ApiError> {
     let value = strict(bytes)?;
     let parsed: T = serde_path_to_error::deserialize(value).map_err(|error| {
         let detail = error.inner().to_string();
-        ApiError::invalid(vec![FieldError::new(pointer(error.path(), &detail), detail)])
+        ApiError::invalid(vec![FieldError::new(pointer(error.path(), &detail), without_value(detail))])
     })?;
     let errors = parsed.check();
     if errors.is_empty() { Ok(parsed) } else { Err(ApiError::invalid(errors)) }
@@ -242,6 +242,15 @@ fn pointer(path: &serde_path_to_error::Path, detail: &str) -> String {
     joined(steps.iter().map(AsRef::as_ref))
 }
 
+/// What serde says of a value, without the value: it may be a secret in the wrong place.
+fn without_value(detail: String) -> String {
+    let tells = ["invalid type: ", "invalid value: ", "unknown variant "].iter().any(|start| detail.starts_with(start));
+    if !tells {
+        return detail;
+    }
+    detail.rsplit_once(", expected ").map_or_else(|| "is not valid".to_owned(), |(_, expected)| format!("expected {expected}"))
+}
+
 fn joined<'a>(steps: impl Iterator<Item = &'a str>) -> String {
     let mut pointer = String::new();
     for step in steps {
@@ -296,6 +305,15 @@ mod tests {
             assert_eq!(refusal(wrong.as_bytes()).0, Code::MalformedJson, "{wrong:.20}");
         }
         assert_eq!(refusal(b"{\"name\":\"\xff\"}").0, Code::MalformedJson);
+    }
+
+    #[test]
+    fn a_refused_value_is_not_repeated() {
+        for (secret, detail) in [(r#""hunter2, expected""#, "expected u8"), ("271828", "expected u8"), ("[27182]", "expected u8")] {
+            let body = format!(r#"{{"name":"a","lines":[{{"count":{secret}}}]}}"#);
+            let problem = parse::<Order>(body.as_bytes()).expect_err("refused").problem("r");
+            assert_eq!(problem.errors[0].detail, detail, "{secret}");
+        }
     }
 
     #[test]
