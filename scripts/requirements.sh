@@ -1,6 +1,6 @@
 # What the machine must have, and how it gets there. Programs of the system come from its own packages,
-# the Claude CLI from npm at the version in `claude-cli/package.json`; what needs no root goes to
-# `.tools/`.
+# the Claude CLI from npm at the version in `claude-cli/package.json`, schemathesis from PyPI as in
+# `schemathesis/requirements.txt`; what needs no root goes to `.tools/`.
 # shellcheck shell=bash
 
 tools=$PWD/.tools
@@ -166,4 +166,49 @@ version_of() {
     env -i PATH=/usr/bin:/bin HOME="$2" CLAUDE_CONFIG_DIR="$2" \
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_TELEMETRY=1 DISABLE_AUTOUPDATER=1 DISABLE_ERROR_REPORTING=1 \
         "$1" --version 2>/dev/null || true
+}
+
+# require_schemathesis: have what tries the contract, and leave its path in `SCHEMATHESIS`.
+require_schemathesis() {
+    if [[ -n ${SCHEMATHESIS:-} ]]; then
+        has "$SCHEMATHESIS" || fail "\`SCHEMATHESIS\` is \`$SCHEMATHESIS\`, which cannot be run"
+        return
+    fi
+    local pins=scripts/schemathesis/requirements.txt version folder
+    version=$(sed -n 's|^schemathesis==\([^ ]*\).*|\1|p' "$pins")
+    folder=$tools/schemathesis-$version
+    # What it was made of is left there last: without it, or with another one, the folder is none.
+    cmp -s "$pins" "$folder/requirements.txt" || install_schemathesis "$version" "$folder" "$pins"
+    export SCHEMATHESIS=$folder/bin/schemathesis
+}
+
+# A venv cannot be moved, so it is made where it stays.
+install_schemathesis() {
+    local version=$1 folder=$2 pins=$3
+    require_venv
+    say "Installing schemathesis $version with pip into .tools"
+    rm -rf "$folder"
+    if ! logged pip python3 -m venv "$folder" ||
+        ! logged pip "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps \
+            --only-binary :all: --require-hashes --requirement "$pins"; then
+        tail -n 5 "$tools/pip.log" >&2
+        fail "pip could not install schemathesis $version" "check the network, or set \`SCHEMATHESIS\` to a copy you have"
+    fi
+    [[ $("$folder/bin/schemathesis" --version) == *"$version"* ]] || fail "the schemathesis that pip installed does not start"
+    cp "$pins" "$folder/requirements.txt"
+}
+
+# A Python that can make a venv. Debian keeps what that takes in a package without a program, and apart
+# from its Python it is of no use: there is no unpacking it without root.
+require_venv() {
+    require_packages python3:python3
+    local reason="schemathesis needs Python 3.11 or later that can make a venv"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$reason, and this is $(python3 --version)"
+    python3 -c 'import ensurepip' 2>/dev/null && return
+    local by_hand="install with your system's packages: python3-venv"
+    if ! has apt-get || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
+        fail "$reason" "$by_hand"
+    fi
+    apt_install python3-venv
+    python3 -c 'import ensurepip' 2>/dev/null || fail "$reason, even with \`python3-venv\`" "$by_hand"
 }

@@ -26,6 +26,11 @@ impl Client {
         Self { http, base: base.to_owned(), key: key.to_owned() }
     }
 
+    /// Where the server is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// A request to `path`, with the key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).header("x-api-key", &self.key)

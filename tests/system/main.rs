@@ -11,3 +11,4 @@ mod options;
 mod outage;
 mod schema;
 mod spending;
+mod schemathesis;
