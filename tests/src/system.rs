@@ -246,6 +246,13 @@ impl Running {
         self.log.borrow().join("\n")
     }
 
+    /// Everything it logged, once it has ended.
+    pub async fn whole_log(&mut self) -> anyhow::Result<String> {
+        let to_its_end = async { while self.log.changed().await.is_ok() {} };
+        timeout(PATIENCE, to_its_end).await.with_context(|| format!("the log of `{}` goes on", self.name))?;
+        Ok(self.log())
+    }
+
     /// Send it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let id = self.child.id().context("it still runs")?;

@@ -12,3 +12,4 @@ mod outage;
 mod schema;
 mod spending;
 mod schemathesis;
+mod secrets;
