@@ -29,7 +29,7 @@ build: ## Build everything for development
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
-bench: ## Time the first text, with the service and without
+bench: ## Time the first text, with the service and without, and a submit
 	@exec setpriv --pdeathsig TERM scripts/bench
 
 check: ## What must hold before a push: format, lints, docs, contract

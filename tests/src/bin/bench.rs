@@ -1,5 +1,6 @@
-//! How long a client waits for the first text, with the service and without, in one interleaved run: what
-//! slows the machine for a while slows every way alike. It judges content, never times.
+//! How long a client waits for the first text, with the service and without, and for a 202, with credentials
+//! and without, in interleaved runs: what slows the machine for a while slows every way alike. It judges
+//! content, never times.
 
 #![expect(clippy::print_stdout, reason = "what is printed is what this program is for")]
 
@@ -9,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use tests::{
     bench::{
+        admission::{Admission, CROWD, Way},
         direct::Direct,
         figures::{Columns, Figures, head, row},
         service,
@@ -22,7 +24,11 @@ use worker::claude::sandbox::Sandbox;
 /// Rounds that are not counted: the first ones fill the page cache and open connections.
 const WARM_UP: usize = 3;
 
-/// Time to the first text through the service, beside the same CLI driven directly
+/// How many submits one way gets in one go when many are under way at a time.
+const SLICE: usize = 100;
+
+/// Time to the first text through the service, beside the same CLI driven directly, and of a submit, beside
+/// the same one that nobody asks for credentials
 #[derive(Parser)]
 struct Args {
     /// Rounds with the real CLI (from `CLAUDE_BIN_REAL`); 0 leaves it out
@@ -31,6 +37,9 @@ struct Args {
     /// Rounds with the scripted CLI; 0 leaves it out
     #[arg(long, default_value_t = 100)]
     fake: usize,
+    /// Rounds of submits with credentials and without; 0 leaves them out
+    #[arg(long, default_value_t = 500)]
+    submits: usize,
 }
 
 #[tokio::main]
@@ -58,6 +67,14 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
         bench.first_text(args.fake).await?;
         println!("\nJob without a stream, scripted CLI, {} rounds", args.fake);
         bench.submit(args.fake).await?;
+    }
+    if args.submits > 0 {
+        for kind in [Kind::Sqlite, Kind::Postgres] {
+            println!("\nSubmit, with credentials and without, {kind:?}, {} rounds", args.submits);
+            let admission = Box::pin(Admission::start(kind)).await?;
+            admitted(&admission.ways, args.submits).await?;
+            admission.stop().await;
+        }
     }
     println!("\nload {} at the end", load());
     Ok(())
@@ -135,6 +152,39 @@ impl Bench {
         println!("{}", row("202 -> `job.started` at the client", counted(started)?, 1));
         Ok(())
     }
+}
+
+async fn admitted(ways: &[Way], rounds: usize) -> anyhow::Result<()> {
+    let mut times = vec![Vec::new(); ways.len()];
+    for _ in 0..WARM_UP + rounds {
+        for (way, times) in ways.iter().zip(&mut times) {
+            times.push(way.submit().await.context(way.name)?);
+        }
+    }
+    let mut together = vec![Duration::ZERO; ways.len()];
+    let slices = rounds.div_ceil(SLICE);
+    for slice in 0..=slices {
+        for (way, together) in ways.iter().zip(&mut together) {
+            let elapsed = way.submit_many(SLICE).await.context(way.name)?;
+            // The first one opens the connections.
+            *together += if slice == 0 { Duration::ZERO } else { elapsed };
+        }
+    }
+
+    println!("{}", head());
+    let times: Vec<Columns> = times.into_iter().map(counted).collect::<anyhow::Result<_>>()?;
+    for (way, times) in ways.iter().zip(&times) {
+        println!("{}", row(way.name, *times, 2));
+    }
+    for (way, with) in ways.iter().zip(&times).skip(1) {
+        println!("{}", row(&format!("{} - {}", way.name, ways[0].name), combined(*with, times[0], |more, less| more - less), 2));
+    }
+    println!("  submits a second, {CROWD} at a time:");
+    for (way, together) in ways.iter().zip(together) {
+        let count = u32::try_from(slices * SLICE)?;
+        println!("  {:<34}{:>10.0}", way.name, f64::from(count) / together.as_secs_f64());
+    }
+    Ok(())
 }
 
 struct Round {

@@ -1,0 +1,27 @@
+# A PostgreSQL of one's own, that forgets everything with its end.
+# shellcheck shell=bash
+
+# Start one that keeps its data in `scratch`, known as `postgres`, and leave its address in
+# `TEST_POSTGRES_URL`.
+start_postgres() {
+    local home=$scratch/pg port password
+    # It starts only where its user may be.
+    local user=(env -C "$home")
+    port=$(free_port)
+    password=$(od -An -N12 -tx1 /dev/urandom | tr -d ' ')
+    mkdir "$home"
+    printf '%s' "$password" >"$home/password"
+    # PostgreSQL refuses to run as root.
+    if ((EUID == 0)); then
+        user+=(setpriv --reuid nobody --regid nogroup --clear-groups --pdeathsig INT)
+        chmod 711 "$scratch"
+        chown -R nobody "$home"
+    fi
+    # md5: the tests log in thousands of times, and the hashing of scram is slow in a debug build.
+    step "${user[@]}" initdb -D "$home/data" --username postgres --pwfile "$home/password" --auth md5 --encoding UTF8 --no-locale \
+        --no-sync >"$scratch/initdb.log" 2>&1 || fail "initdb failed: $(tail -n 3 "$scratch/initdb.log")"
+    launch postgres "${user[@]}" postgres -D "$home/data" -k "$home" -h 127.0.0.1 -p "$port" \
+        -c max_connections=400 -c fsync=off -c full_page_writes=off -c synchronous_commit=off >"$scratch/postgres.log" 2>&1
+    await 30 "starting postgres" is_taken 127.0.0.1 "$port"
+    export TEST_POSTGRES_URL=postgresql://postgres:$password@127.0.0.1:$port/postgres
+}
