@@ -10,6 +10,6 @@ mod metrics;
 mod options;
 mod outage;
 mod schema;
-mod spending;
 mod schemathesis;
 mod secrets;
+mod spending;

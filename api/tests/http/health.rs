@@ -10,7 +10,7 @@ use poem::{
 use serde_json::json;
 use shared::{api_key::Scope, user::Role};
 
-use crate::stage::{Answer, Stage, complete, get, with};
+use crate::stage::{Answer, Stage, complete, with};
 
 /// A request as it comes from `peer`.
 fn from(peer: &str, path: &str) -> Request {
