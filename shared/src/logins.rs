@@ -16,7 +16,7 @@ use crate::{
     id::FamilyId,
     random::push_random,
     store::Store,
-    user::User,
+    user::{PasswordHash, User},
 };
 
 const BRAND: &str = "crt_";
@@ -99,15 +99,28 @@ impl Logins {
         Self { store: store.clone(), lifetime }
     }
 
-    /// Begin a login of a user who has proved who it is.
+    /// Begin a login of a user who was just made.
     pub async fn begin(&self, user: &User, by: &By) -> Result<(FamilyId, RefreshToken)> {
+        let gone = || Error::Internal { what: "a user was gone as soon as it was made", source: user.id.to_string().into() };
+        self.try_begin(user, None, by).await?.ok_or_else(gone)
+    }
+
+    /// Begin a login of a user who showed the password behind `proof`. `None` when it has another one by
+    /// now, or may do nothing: nobody gets in by what was true when they began to prove it.
+    pub async fn begin_by(&self, user: &User, proof: &PasswordHash, by: &By) -> Result<Option<(FamilyId, RefreshToken)>> {
+        self.try_begin(user, Some(proof), by).await
+    }
+
+    async fn try_begin(&self, user: &User, proof: Option<&PasswordHash>, by: &By) -> Result<Option<(FamilyId, RefreshToken)>> {
         let (family, token) = (FamilyId::new(), generate()?);
         let transaction = self.store.db().begin().await?;
-        users::note_login(&transaction, user.id).await?;
+        if !users::note_login(&transaction, user.id, proof).await? {
+            return Ok(None);
+        }
         table::insert(&transaction, user.id, family, &token.hash(), self.lifetime).await?;
         audit::insert(&transaction, &by.or(user.id), Action::Login, Some(family.to_string()), None).await?;
         db::commit(transaction).await?;
-        Ok((family, token))
+        Ok(Some((family, token)))
     }
 
     /// Use a token up for the next one. Of two who show the same, one gets it, and the login ends.

@@ -37,6 +37,7 @@ on_both_databases!(
     of_two_who_show_the_same_token_one_is_renewed_and_the_login_ends,
     a_logout_wins_against_a_renewal_at_the_same_time,
     what_has_expired_and_who_is_disabled_is_not_renewed,
+    a_password_that_was_changed_meanwhile_begins_nothing,
     a_new_password_ends_all_other_logins,
     tokens_are_forgotten_a_day_after_they_expired,
     a_change_is_felt_at_once_where_it_was_made,
@@ -322,6 +323,23 @@ async fn a_new_password_ends_all_other_logins(kind: Kind) -> anyhow::Result<()> 
     api.users.update(user.id, change(None), &by).await?;
     assert_eq!(api.logged_in(user.id, mine).await?, Some(Refusal::Revoked));
     assert_eq!(api.shown(&key).await?, None);
+    Ok(())
+}
+
+async fn a_password_that_was_changed_meanwhile_begins_nothing(kind: Kind) -> anyhow::Result<()> {
+    let system = System::start(kind, Cli::Fake).await?;
+    let (api, by) = (Replica::start(&system).await?, By::default());
+    let user = api.user().await?;
+    let (_, proof) = api.users.password_of(&user.email.parse()?).await?.context("it has a password")?;
+    ensure!(api.logins.begin_by(&user, &proof, &by).await?.is_some());
+
+    let change = UserChange { password: Some(PasswordHash::new("$argon2id$another".into())), ..UserChange::default() };
+    api.users.update(user.id, change, &by).await?;
+    ensure!(api.logins.begin_by(&user, &proof, &by).await?.is_none());
+
+    let (_, proof) = api.users.password_of(&user.email.parse()?).await?.context("it has a password")?;
+    api.users.update(user.id, UserChange { disabled: Some(true), ..UserChange::default() }, &by).await?;
+    ensure!(api.logins.begin_by(&user, &proof, &by).await?.is_none());
     Ok(())
 }
 

@@ -216,17 +216,18 @@ impl AuthApi {
             Some(known) if is_right => known,
             known => {
                 note_failure(&app, &caller.by, known.map(|(user, _)| user.id), "password").await?;
-                return Err(ApiError::new(Code::InvalidLogin, "there is no account with this email and this password"));
+                return Err(invalid_login());
             }
         };
         if user.disabled {
             note_failure(&app, &caller.by, Some(user.id), "disabled").await?;
             return Err(auth::disabled());
         }
+        let Some((family, token)) = app.logins.begin_by(&user, &hash, &caller.by).await? else { return Err(invalid_login()) };
         if password::is_outdated(&hash) {
             app.users.rehash(user.id, &hash, &app.passwords.hash(password).await?).await?;
         }
-        let login = LoggedIn::begin(&app, &user, &caller.by).await?;
+        let login = LoggedIn::of(&app, &user, family, &token);
         Ok(LoginResponse::LoggedIn(Json(login), NO_STORE.to_owned()))
     }
 
@@ -343,6 +344,10 @@ async fn admit(app: &App, caller: &Caller, role: Role, request: &Request) -> Res
             Registration::Closed => Err(ApiError::new(Code::RegistrationClosed, "ask an admin for an account")),
         },
     }
+}
+
+fn invalid_login() -> ApiError {
+    ApiError::new(Code::InvalidLogin, "there is no account with this email and this password")
 }
 
 fn admin_exists() -> ApiError {

@@ -199,10 +199,12 @@ pub async fn rehash(db: &Db, id: UserId, old: &PasswordHash, new: &PasswordHash)
     Ok(())
 }
 
-/// Note that a user logged in, which holds its row until the transaction ends.
-pub async fn note_login(db: &impl ConnectionTrait, id: UserId) -> Result<()> {
-    execute(db, "UPDATE users SET last_login_at = {now} WHERE id = $1 AND deleted_at IS NULL", [id.uuid().into()]).await?;
-    Ok(())
+/// Note that a user logged in, which holds its row until the transaction ends. False when it may not, or
+/// has another password than the one that was proved.
+pub async fn note_login(db: &impl ConnectionTrait, id: UserId, proof: Option<&PasswordHash>) -> Result<bool> {
+    let sql = "UPDATE users SET last_login_at = {now} WHERE id = $1 AND deleted_at IS NULL AND NOT disabled
+               AND password_hash = COALESCE(CAST($2 AS TEXT), password_hash)";
+    Ok(execute(db, sql, [id.uuid().into(), proof.map(PasswordHash::expose).into()]).await? == 1)
 }
 
 /// Take from an account what makes it somebody's; its row stays until nothing refers to it.
