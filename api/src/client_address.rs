@@ -9,6 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use poem::{Addr, Request, http::header};
+use shared::metrics::is_of_a_proxy;
 
 /// Which peers speak for others: `TRUSTED_PROXIES`.
 #[derive(Clone, Debug, Default)]
@@ -80,12 +81,8 @@ impl fmt::Display for ClientAddress {
 /// of a proxy, and a `Host` that is this machine (a page whose name was made to point here has another).
 pub fn is_direct_loopback(request: &Request) -> bool {
     let headers = request.headers();
-    let of_proxy = |name: &str| {
-        name.starts_with("x-forwarded")
-            || ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"].contains(&name)
-    };
     let named = headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(is_this_machine));
-    peer(request).is_loopback() && named && !headers.keys().any(|name| of_proxy(name.as_str()))
+    peer(request).is_loopback() && named && !headers.keys().any(|name| is_of_a_proxy(name.as_str()))
 }
 
 /// Whether the client spoke TLS to a proxy of ours.

@@ -9,7 +9,7 @@ mod reading;
 mod record;
 mod text;
 
-pub use access::{Caller, FORWARDING_HEADERS, MetricsAccess, Verdict};
+pub use access::{Caller, MetricsAccess, Verdict, is_of_a_proxy};
 pub use durations::Durations;
 pub use reading::Reading;
 pub use record::{Figures, Record};

@@ -15,7 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use shared::metrics::{self as page, Caller, FORWARDING_HEADERS, MetricsAccess, Verdict};
+use shared::metrics::{self as page, Caller, MetricsAccess, Verdict, is_of_a_proxy};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -129,7 +129,7 @@ impl Pages {
     fn measured(&self, headers: &HeaderMap, peer: SocketAddr) -> Reply {
         let caller = Caller {
             peer: Some(peer.ip()),
-            is_forwarded: FORWARDING_HEADERS.iter().any(|name| headers.contains_key(*name)),
+            is_forwarded: headers.keys().any(|name| is_of_a_proxy(name.as_str())),
             authorization: headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
         };
         match self.access.judge(caller) {

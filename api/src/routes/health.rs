@@ -14,7 +14,7 @@ use poem_openapi::{
 };
 use shared::{
     api_key::Scope,
-    metrics::{self, Caller, FORWARDING_HEADERS, Figures, Verdict},
+    metrics::{self, Caller, Figures, Verdict, is_of_a_proxy},
     principal::Principal,
     store::Store,
 };
@@ -252,7 +252,7 @@ impl HealthApi {
     async fn get_metrics(&self, app: Data<&App>, request: &Request) -> Result<GetMetricsResponse, ApiError> {
         let caller = Caller {
             peer: request.remote_addr().as_socket_addr().map(std::net::SocketAddr::ip),
-            is_forwarded: FORWARDING_HEADERS.iter().any(|name| request.headers().contains_key(*name)),
+            is_forwarded: request.headers().keys().any(|name| is_of_a_proxy(name.as_str())),
             authorization: request.headers().get(header::AUTHORIZATION).map(poem::http::HeaderValue::as_bytes),
         };
         match app.config.metrics.judge(caller) {

@@ -8,9 +8,11 @@ use subtle::ConstantTimeEq as _;
 
 use crate::config::{ConfigError, Env, ExposeSecret as _};
 
-/// Headers that say that somebody stands between us and the client.
-pub const FORWARDING_HEADERS: [&str; 7] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip", "via"];
+/// Whether a header of this name, in small letters, says that somebody stands between us and the client.
+pub fn is_of_a_proxy(header: &str) -> bool {
+    const OTHERS: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
+    header.starts_with("x-forwarded") || OTHERS.contains(&header)
+}
 
 /// The shortest token that guards anything.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -31,7 +33,7 @@ pub enum MetricsAccess {
 pub struct Caller<'a> {
     /// The other end of the connection, where it has an address.
     pub peer: Option<IpAddr>,
-    /// Whether the request has any of [`FORWARDING_HEADERS`].
+    /// Whether one of its headers [`is_of_a_proxy`].
     pub is_forwarded: bool,
     /// Its `Authorization`.
     pub authorization: Option<&'a [u8]>,
