@@ -24,6 +24,7 @@ mod m20261122_000006_settings;
 mod m20261122_000007_bootstrap_user;
 mod m20261123_000001_accounts;
 mod m20261123_000002_spending;
+mod m20261123_000004_tools;
 
 struct Migrator;
 
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000007_bootstrap_user::Migration),
             Box::new(m20261123_000001_accounts::Migration),
             Box::new(m20261123_000002_spending::Migration),
+            Box::new(m20261123_000004_tools::Migration),
         ]
     }
 }

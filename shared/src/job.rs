@@ -209,6 +209,10 @@ pub struct ChatSpec {
     /// The tools the model may use; the operator's default when absent, none when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
+    /// What the key it came with lets it use, whatever it names; everything when absent. Not the client's
+    /// to set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_tools: Option<Vec<String>>,
     /// The most model calls of this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
@@ -259,6 +263,7 @@ impl ChatSpec {
             system_prompt: None,
             append_system_prompt: None,
             tools: None,
+            allowed_tools: None,
             max_turns: None,
             max_budget_usd: None,
             output_schema: None,

@@ -78,7 +78,9 @@ impl Jobs {
     /// with [`Error::Unavailable`] when the database is away; nothing was accepted then.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
         let request = canonical_json(&new.spec);
-        let hash = Sha256::digest(request.as_bytes());
+        // Asked with another key of the same user it is the same request.
+        let asked = new.spec.allowed_tools.as_ref().map(|_| canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() }));
+        let hash = Sha256::digest(asked.as_ref().unwrap_or(&request));
         let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
 
         // Row first: what Redis loses or never hears, the leader rings for again.

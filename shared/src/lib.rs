@@ -28,6 +28,8 @@ pub mod reconciler;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod tool;
+pub mod tools;
 pub mod usage;
 pub mod user;
 pub mod users;

@@ -66,6 +66,12 @@ impl CliProcess {
         self.write(&json!({"type": "user", "message": {"role": "user", "content": text}}))
     }
 
+    /// Send the message that the product asks a CLI with what it offers.
+    pub fn greet(&mut self) -> io::Result<()> {
+        let message = worker::claude::control::silent_message(uuid::Uuid::new_v4());
+        self.write(&serde_json::from_str(&message)?)
+    }
+
     /// Send the control request to interrupt the turn.
     pub fn interrupt(&mut self) -> io::Result<()> {
         self.write(&json!({"type": "control_request", "request_id": "int-1", "request": {"subtype": "interrupt"}}))

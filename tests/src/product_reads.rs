@@ -31,9 +31,18 @@ const READ: [(&str, &[&str]); 20] = [
 
 /// The fields the product reads that `line` lacks.
 pub fn missing(line: &Value) -> Vec<String> {
+    if is_silent(line) {
+        return Vec::new();
+    }
     let kind = kind(line);
     let has: Vec<_> = fields(line).into_iter().map(|(path, _)| path).collect();
     let reads = READ.iter().filter(|(start, _)| kind.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     let missing = reads.flat_map(|(_, paths)| paths.iter()).filter(|path| !has.iter().any(|has| has == *path));
     missing.map(|path| format!("{kind}: {path}")).collect()
+}
+
+/// Whether `line` ends a turn in which the model was not asked: of such a turn the product reads the
+/// beginning.
+fn is_silent(line: &Value) -> bool {
+    line["type"] == "result" && line["num_turns"] == 0
 }

@@ -84,6 +84,22 @@ fn the_fake_tells_when_nothing_more_will_come() {
 }
 
 #[test]
+fn the_fake_announces_itself_without_asking_the_model() {
+    let vocabulary = Vocabulary::of_folder(&folder()).expect("recordings");
+    let mut cli = CliProcess::spawn(fake().env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")).expect("the CLI starts");
+
+    cli.greet().expect("the CLI listens");
+    let (printed, exit) = cli.finish().expect("the CLI ends");
+
+    assert_eq!(shape(&printed), shape(&recording("silent").expect("a recording")));
+    assert_eq!(exit, Some(0));
+    for line in &printed {
+        assert_eq!(missing(line), Vec::<String>::new(), "{line}");
+        assert_eq!(vocabulary.unknown(line), Vec::<String>::new(), "{line}");
+    }
+}
+
+#[test]
 fn the_fake_answers_control_requests_and_several_turns() {
     let mut cli = CliProcess::spawn(&mut fake()).expect("the CLI starts");
     let request = |subtype: &str| json!({"type": "control_request", "request_id": subtype, "request": {"subtype": subtype}});

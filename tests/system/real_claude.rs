@@ -88,3 +88,29 @@ async fn the_real_cli_can_be_interrupted_while_the_api_is_silent() {
     assert_eq!(shape(&printed), shape(&recording("hang_interrupted").expect("a recording")));
     assert_eq!(exit, Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_real_cli_announces_its_tools_without_asking_the_api() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let announced = |flags: &[&str]| {
+        let directory = Directory::create().expect("a directory");
+        let mut command = real(&mock, &directory)?;
+        command.args(["--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--no-session-persistence"]);
+        let mut cli = CliProcess::spawn(command.args(flags).env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")).expect("the CLI starts");
+        cli.greet().expect("the CLI listens");
+        let (printed, exit) = cli.finish().expect("the CLI ends");
+        assert_eq!(exit, Some(0));
+        assert_eq!(shape(&printed), shape(&recording("silent").expect("a recording")));
+        let init = printed.into_iter().find(|line| line["subtype"] == "init").expect("an announcement");
+        assert_eq!(missing(&init), Vec::<String>::new());
+        Some(init["tools"].as_array().expect("tools").iter().map(|tool| tool.as_str().expect("a name").to_owned()).collect::<Vec<_>>())
+    };
+
+    let Some(tools) = announced(&[]) else { return };
+    let named = announced(&["--tools=Read,Grep,Teleport"]).expect("the CLI is there");
+
+    assert!(["Bash", "Read", "Write", "Edit", "Task"].iter().all(|tool| tools.iter().any(|name| name == tool)), "{tools:?}");
+    assert!(!tools.iter().any(|name| name == "Grep"), "the product needs to name `Grep` no more: {tools:?}");
+    assert_eq!(named, ["Grep", "Read"]);
+    assert_eq!(mock.requests().len(), 0);
+}

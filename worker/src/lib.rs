@@ -1,5 +1,6 @@
 //! Turns jobs into Claude CLI processes and their output into events.
 
+pub mod announcement;
 pub mod chat;
 pub mod claude;
 pub mod config;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use shared::{config::Env, reconciler, store::Store, telemetry};
+use shared::{config::Env, reconciler, store::Store, telemetry, tools::Tools};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::{
@@ -90,7 +90,7 @@ async fn work_with(config: Config, metrics: Metrics, shutdown: &Shutdown) -> any
         return Ok(());
     };
     metrics.opened(&store);
-    let workshop = workshop(config, metrics).await?;
+    let workshop = workshop(config, &store, metrics).await?;
 
     let watching = CancellationToken::new();
     let watch = tokio::spawn(reconciler::run(store.clone(), watching.clone()));
@@ -100,7 +100,7 @@ async fn work_with(config: Config, metrics: Metrics, shutdown: &Shutdown) -> any
     worked.context("could not join the workers")
 }
 
-async fn workshop(config: Config, metrics: Metrics) -> anyhow::Result<Workshop> {
+async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Result<Workshop> {
     let jobs = JobsRoot::create(&config.jobs_dir).with_context(|| format!("could not use `JOBS_DIR` ({})", config.jobs_dir.display()))?;
     let upstream = Upstream::new(&config.upstream_url, &config.credential)?;
     let bwrap = find_program("bwrap".as_ref(), &config.search_path);
@@ -115,7 +115,7 @@ async fn workshop(config: Config, metrics: Metrics) -> anyhow::Result<Workshop> 
             None
         }
     };
-    Ok(Workshop { config, jobs, upstream, sandbox, metrics })
+    Ok(Workshop { config, jobs, upstream, sandbox, tools: Tools::new(store), metrics })
 }
 
 /// The first SIGTERM or SIGINT asks to drain, the second to end now.

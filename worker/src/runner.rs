@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
+    announcement,
     chat::{self, Ending, Reins, Stop, Workshop},
     claude::process::Entitlement,
     config::host,
@@ -107,6 +108,7 @@ impl Shift {
     async fn work(self, leases: Leases, membership: Membership, shutdown: &Shutdown) {
         let stop_beating = CancellationToken::new();
         let books = tokio::spawn(keep_books(membership.books(), self.running.clone(), self.beat(), stop_beating.clone()));
+        let worker = membership.id();
         let heart = tokio::spawn(beat(
             membership,
             self.running.clone(),
@@ -116,7 +118,10 @@ impl Shift {
             stop_beating.clone(),
             self.workshop.metrics.pulse.clone(),
         ));
+        let stop_asking = CancellationToken::new();
+        let asking = tokio::spawn(announcement::watch(self.workshop.clone(), worker, stop_asking.clone()));
         self.take_jobs(leases, shutdown).await;
+        stop_asking.cancel();
         self.drain(shutdown).await;
         stop_beating.cancel();
         if heart.await.is_err() {
@@ -124,6 +129,9 @@ impl Shift {
         }
         if books.await.is_err() {
             tracing::error!("The books panicked");
+        }
+        if asking.await.is_err() {
+            tracing::error!("The look at the CLI panicked");
         }
     }
 

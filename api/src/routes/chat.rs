@@ -203,6 +203,7 @@ impl CreateChat {
             system_prompt: self.system_prompt,
             append_system_prompt: self.append_system_prompt,
             tools: self.tools,
+            allowed_tools: None,
             max_turns: self.max_turns,
             max_budget_usd: self.max_budget_usd,
             output_schema: self.output_schema,

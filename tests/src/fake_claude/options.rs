@@ -8,7 +8,31 @@ use serde_json::Value;
 use crate::model::{CliFault, Script, Step};
 
 /// The tools announced when `--tools` does not choose.
-const DEFAULT_TOOLS: &str = "Task,Bash,Edit,Read,Write";
+const DEFAULT_TOOLS: [&str; 21] = [
+    "Task",
+    "Bash",
+    "CronCreate",
+    "CronDelete",
+    "CronList",
+    "Edit",
+    "EnterWorktree",
+    "ExitWorktree",
+    "ListAgents",
+    "Monitor",
+    "NotebookEdit",
+    "Read",
+    "ReportFindings",
+    "ScheduleWakeup",
+    "SendMessage",
+    "TaskStop",
+    "ToolSearch",
+    "WebFetch",
+    "WebSearch",
+    "Workflow",
+    "Write",
+];
+/// The tools that only `--tools` brings out.
+const NAMED_TOOLS: [&str; 2] = ["Glob", "Grep"];
 
 pub(super) struct Options {
     pub(super) asks_version: bool,
@@ -40,13 +64,17 @@ impl Options {
             };
         }
         let text = |name: &str| given.get(name).filter(|value| !value.is_empty()).cloned();
-        let tools = given.get("tools").map_or(DEFAULT_TOOLS, String::as_str);
+        let tools = match given.get("tools") {
+            // What it does not know it passes over.
+            Some(names) => names.split(',').filter(|name| DEFAULT_TOOLS.contains(name) || NAMED_TOOLS.contains(name)).collect(),
+            None => DEFAULT_TOOLS.to_vec(),
+        };
         Self {
             asks_version: given.contains_key("version"),
             session: text("session-id").or_else(|| text("resume")).unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             model: text("model").unwrap_or_else(|| "claude-opus-5-5".into()),
             permission_mode: text("permission-mode").unwrap_or_else(|| "default".into()),
-            tools: tools.split(',').filter(|tool| !tool.is_empty()).map(str::to_owned).collect(),
+            tools: tools.into_iter().map(str::to_owned).collect(),
             max_turns: text("max-turns").and_then(|turns| turns.parse().ok()),
             max_retries: environment.get("CLAUDE_CODE_MAX_RETRIES").and_then(|retries| retries.parse().ok()).unwrap_or(10),
             tells_state: environment.get("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").is_some_and(|value| value == "1"),
@@ -98,7 +126,8 @@ mod tests {
     #[test]
     fn no_tools_are_no_tools() {
         assert!(read("--tools=").tools.is_empty());
-        assert!(!read("--print").tools.is_empty());
+        assert_eq!(read("--print").tools, DEFAULT_TOOLS);
+        assert_eq!(read("--tools=Grep,Teleport,Read").tools, ["Grep", "Read"]);
     }
 
     #[test]

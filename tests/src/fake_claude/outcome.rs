@@ -8,9 +8,20 @@ use crate::model::{Block, Reply, StopReason, Usage};
 
 /// The end of a turn.
 pub(super) enum Outcome {
-    Completed { text: String, stop: StopReason, structured: Option<Value> },
-    ApiError { text: String, status: Option<u16> },
-    Aborted { in_tool: bool },
+    /// The model was not asked.
+    Silent,
+    Completed {
+        text: String,
+        stop: StopReason,
+        structured: Option<Value>,
+    },
+    ApiError {
+        text: String,
+        status: Option<u16>,
+    },
+    Aborted {
+        in_tool: bool,
+    },
     MaxTurns(u32),
 }
 
@@ -47,7 +58,7 @@ impl Outcome {
     }
 
     pub(super) const fn is_error(&self) -> bool {
-        !matches!(self, Self::Completed { .. })
+        !matches!(self, Self::Completed { .. } | Self::Silent)
     }
 
     pub(super) const fn is_aborted(&self) -> bool {
@@ -58,13 +69,17 @@ impl Outcome {
     pub(super) fn line(&self, model: &str, tally: &Tally) -> Value {
         let duration_ms = u64::try_from(tally.duration.as_millis()).unwrap_or(u64::MAX);
         let mut line = json!({
-            "type": "result", "subtype": self.subtype(), "is_error": self.is_error(), "terminal_reason": self.reason(),
+            "type": "result", "subtype": self.subtype(), "is_error": self.is_error(),
             "num_turns": tally.calls, "duration_ms": duration_ms, "duration_api_ms": duration_ms, "stop_reason": null,
             "total_cost_usd": tally.process.dollars(), "usage": usage(tally.turn), "modelUsage": model_usage(model, tally.process),
             "model_usage_since_last_result": model_usage(model, tally.turn), "permission_denials": [],
             "queued_turn_count": 0, "result_index": tally.index,
         });
+        if let Some(reason) = self.reason() {
+            line["terminal_reason"] = json!(reason);
+        }
         match self {
+            Self::Silent => line["result"] = json!(""),
             Self::Completed { text, stop, structured } => {
                 line["result"] = json!(text);
                 line["stop_reason"] = json!(stop.name());
@@ -86,19 +101,20 @@ impl Outcome {
 
     const fn subtype(&self) -> &'static str {
         match self {
-            Self::Completed { .. } | Self::ApiError { .. } => "success",
+            Self::Silent | Self::Completed { .. } | Self::ApiError { .. } => "success",
             Self::Aborted { .. } => "error_during_execution",
             Self::MaxTurns(_) => "error_max_turns",
         }
     }
 
-    const fn reason(&self) -> &'static str {
+    const fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Completed { .. } => "completed",
-            Self::ApiError { .. } => "api_error",
-            Self::Aborted { in_tool: false } => "aborted_streaming",
-            Self::Aborted { in_tool: true } => "aborted_tools",
-            Self::MaxTurns(_) => "max_turns",
+            Self::Silent => None,
+            Self::Completed { .. } => Some("completed"),
+            Self::ApiError { .. } => Some("api_error"),
+            Self::Aborted { in_tool: false } => Some("aborted_streaming"),
+            Self::Aborted { in_tool: true } => Some("aborted_tools"),
+            Self::MaxTurns(_) => Some("max_turns"),
         }
     }
 }

@@ -38,7 +38,7 @@ impl Cli {
         self.announce();
         let mut turn =
             Turn { script: script.as_ref(), prompt: &message.text, next: 0, calls: 0, used: Usage::default(), results: Vec::new() };
-        let outcome = if message.asks { self.play(&mut turn) } else { Outcome::completed("", StopReason::EndTurn) };
+        let outcome = if message.asks { self.play(&mut turn) } else { Outcome::Silent };
         self.used += turn.used;
         let tally = Tally { calls: turn.calls, turn: turn.used, process: self.used, index: self.turns, duration: began.elapsed() };
         self.voice.say(outcome.line(&self.options.model, &tally));

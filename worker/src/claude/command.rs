@@ -53,6 +53,14 @@ pub fn build(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>, surroun
     CommandLine { args: arguments(spec, tools, budget), env: environment(surroundings) }
 }
 
+/// The command line of a process that is asked what it offers: as a job's that says nothing about tools, or
+/// names these.
+pub fn question(named: Option<&[String]>, surroundings: &Surroundings) -> CommandLine {
+    let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
+    args.extend(named.map(|tools| format!("--tools={}", tools.join(","))));
+    CommandLine { args, env: environment(surroundings) }
+}
+
 /// The arguments. Values are joined to their flags: none can be read as a flag of its own.
 fn arguments(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>) -> Vec<String> {
     let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
@@ -179,6 +187,16 @@ mod tests {
         );
         assert!(line.args.contains(&"--setting-sources=".to_owned()));
         assert!(!line.args.contains(&"--bare".to_owned()));
+    }
+
+    #[test]
+    fn a_question_is_put_as_a_job_would_be_and_limits_no_tools_of_itself() {
+        let plain = question(None, &socket());
+        let named = question(Some(&["Glob".into(), "Grep".into()]), &socket());
+
+        assert_eq!(plain.args, BASE);
+        assert_eq!(named.args[BASE.len()..], ["--tools=Glob,Grep"]);
+        assert_eq!(plain.env, environment(&socket()));
     }
 
     #[test]

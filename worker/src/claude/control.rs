@@ -128,6 +128,14 @@ pub fn user_message(uuid: Uuid, message: &Message) -> String {
     line(&Line { kind: "user", message, uuid, client_composed: true, parent_tool_use_id: None })
 }
 
+/// A message that the model is not to answer. The CLI announces itself at the first it reads.
+pub fn silent_message(uuid: Uuid) -> String {
+    let message = json!({"role": "user", "content": "hello"});
+    line(&json!({
+        "type": "user", "message": message, "uuid": uuid, "client_composed": true, "shouldQuery": false, "parent_tool_use_id": null,
+    }))
+}
+
 /// End the turn at once; messages still waiting are dropped. The process stays usable.
 pub fn interrupt(request_id: &str) -> String {
     request(request_id, &json!({"subtype": "interrupt", "cancel_queued": true}))
@@ -201,6 +209,14 @@ mod tests {
         );
         assert_eq!(list["message"]["content"], json!([{"type": "text", "text": "@secret"}]));
         assert_eq!(list["client_composed"], true);
+    }
+
+    #[test]
+    fn a_silent_message_is_one_that_the_model_is_not_to_answer() {
+        let message = read(&silent_message(Uuid::from_u128(7)));
+
+        assert_eq!((&message["type"], &message["message"]["role"]), (&json!("user"), &json!("user")));
+        assert_eq!((&message["shouldQuery"], &message["client_composed"]), (&json!(false), &json!(true)));
     }
 
     #[test]

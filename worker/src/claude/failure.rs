@@ -49,6 +49,7 @@ pub enum Code {
     TimedOut,
     IdleTimeout,
     ToolsUnavailable,
+    ToolNotAllowed,
     Interrupted,
     InternalError,
     CliUnavailable,
@@ -60,7 +61,7 @@ pub enum Code {
 
 impl Code {
     /// Every word.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::UpstreamRateLimited,
         Self::UpstreamOverloaded,
         Self::UpstreamUnavailable,
@@ -77,6 +78,7 @@ impl Code {
         Self::TimedOut,
         Self::IdleTimeout,
         Self::ToolsUnavailable,
+        Self::ToolNotAllowed,
         Self::Interrupted,
         Self::InternalError,
         Self::CliUnavailable,
@@ -105,6 +107,7 @@ impl Code {
             Self::TimedOut => "timed_out",
             Self::IdleTimeout => "idle_timeout",
             Self::ToolsUnavailable => "tools_unavailable",
+            Self::ToolNotAllowed => "tool_not_allowed",
             Self::Interrupted => "interrupted",
             Self::InternalError => "internal_error",
             Self::CliUnavailable => "cli_unavailable",
@@ -137,6 +140,7 @@ impl Code {
             | Self::TimedOut
             | Self::IdleTimeout
             | Self::ToolsUnavailable
+            | Self::ToolNotAllowed
             | Self::InternalError
             | Self::CliUnavailable
             | Self::CliLineTooLong
@@ -162,6 +166,7 @@ impl Code {
             Self::TimedOut => "the run took longer than it may",
             Self::IdleTimeout => "the CLI was silent for longer than it may be",
             Self::ToolsUnavailable => "the job asks for tools, which this service cannot run safely",
+            Self::ToolNotAllowed => "the job asks for a tool that it may not use",
             Self::Interrupted => "the run was interrupted",
             Self::InternalError => "the worker could not run the job",
             Self::CliUnavailable => "the CLI could not be started",
@@ -188,6 +193,7 @@ impl Code {
             | Self::TimedOut
             | Self::IdleTimeout
             | Self::ToolsUnavailable
+            | Self::ToolNotAllowed
             | Self::Interrupted
             | Self::InternalError
             | Self::CliUnavailable
@@ -203,6 +209,12 @@ impl Failure {
     /// A failure told in the words of its code.
     pub fn new(code: Code) -> Self {
         Self::told(code, code.sentence().to_owned())
+    }
+
+    /// The job names `tool`, which it may not use.
+    pub fn of_tool(tool: &str) -> Self {
+        let code = Code::ToolNotAllowed;
+        Self::told(code, format!("{}: `{tool}`", code.sentence()))
     }
 
     /// Why a turn failed. `None` of one that did not.

@@ -1,0 +1,50 @@
+//! The door to tools: what the workers' CLIs announce, and which of it admins let jobs use. Read from the
+//! record at each question, so a switch works on every replica at once.
+
+use std::collections::HashSet;
+
+use crate::{
+    Result,
+    db::{self, tools as table},
+    id::WorkerId,
+    store::Store,
+    tool::{AnnouncedTool, Tool},
+};
+
+/// What can be done with tools.
+#[derive(Clone)]
+pub struct Tools {
+    store: Store,
+}
+
+impl Tools {
+    /// The door over `store`.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone() }
+    }
+
+    /// Record what the CLI of `worker` announces. What the same version announced before stays.
+    pub async fn announce(&self, worker: WorkerId, cli_version: &str, tools: &[AnnouncedTool]) -> Result<()> {
+        let transaction = self.store.db().begin().await?;
+        // In one order everywhere: two workers that announce at once must not wait for each other.
+        let mut tools: Vec<&AnnouncedTool> = tools.iter().collect();
+        tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for tool in tools {
+            table::record(&transaction, cli_version, tool).await?;
+        }
+        // Last: whoever sees that the worker has this version sees its tools.
+        table::set_version(&transaction, worker, cli_version).await?;
+        db::commit(transaction).await
+    }
+
+    /// The tools, by name: those of every version that a living worker has, or of the version seen last
+    /// where no worker lives. Empty before any worker told.
+    pub async fn list(&self) -> Result<Vec<Tool>> {
+        table::list(self.store.db()).await
+    }
+
+    /// The names of the tools that no job may use.
+    pub async fn switched_off(&self) -> Result<HashSet<String>> {
+        table::switched_off(self.store.db()).await
+    }
+}
