@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
+
 use crate::{
     Result,
-    db::{self, tools as table},
+    audit::{Action, By},
+    db::{self, audit, tools as table},
     id::WorkerId,
     store::Store,
     tool::{AnnouncedTool, Tool},
@@ -46,5 +49,18 @@ impl Tools {
     /// The names of the tools that no job may use.
     pub async fn switched_off(&self) -> Result<HashSet<String>> {
         table::switched_off(self.store.db()).await
+    }
+
+    /// Let jobs use the tool `name`, or not, in this version of the CLI and every other. `None` when no
+    /// version ever had it.
+    pub async fn switch(&self, name: &str, enabled: bool, by: &By) -> Result<Option<Tool>> {
+        let transaction = self.store.db().begin().await?;
+        if !table::switch(&transaction, name, enabled).await? {
+            return Ok(None);
+        }
+        audit::insert(&transaction, by, Action::ToolSwitch, Some(name.to_owned()), Some(json!({"enabled": enabled}))).await?;
+        let tool = table::find(&transaction, name).await?;
+        db::commit(transaction).await?;
+        Ok(tool)
     }
 }

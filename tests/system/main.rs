@@ -13,3 +13,4 @@ mod schema;
 mod schemathesis;
 mod secrets;
 mod spending;
+mod tools;

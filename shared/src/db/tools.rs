@@ -58,6 +58,19 @@ pub async fn list(db: &Db) -> Result<Vec<Tool>> {
     Ok(merge(rows))
 }
 
+/// A tool that any version ever had.
+pub async fn find(db: &impl ConnectionTrait, name: &str) -> Result<Option<Tool>> {
+    let rows: Vec<Row> = rows(
+        db,
+        "SELECT tool.cli_version, tool.name, tool.description, tool.category, tool.first_seen_at, tool.last_seen_at, switch.enabled
+         FROM cli_tools tool LEFT JOIN tool_switches switch ON switch.name = tool.name
+         WHERE tool.name = $1 ORDER BY tool.last_seen_at DESC, tool.cli_version DESC",
+        [name.into()],
+    )
+    .await?;
+    Ok(merge(rows).pop())
+}
+
 /// One tool for the rows of one name, which follow each other, the latest first. Its words win.
 fn merge(rows: Vec<Row>) -> Vec<Tool> {
     let mut tools: Vec<Tool> = Vec::new();
@@ -91,4 +104,17 @@ struct Name {
 pub async fn switched_off(db: &Db) -> Result<HashSet<String>> {
     let names: Vec<Name> = rows(db.pool(), "SELECT name FROM tool_switches WHERE NOT enabled", []).await?;
     Ok(names.into_iter().map(|row| row.name).collect())
+}
+
+/// Set the switch of a tool. False when no version ever had it.
+pub async fn switch(db: &impl ConnectionTrait, name: &str, enabled: bool) -> Result<bool> {
+    let touched = execute(
+        db,
+        "INSERT INTO tool_switches (name, enabled, updated_at)
+         SELECT $1, $2, {now} WHERE EXISTS (SELECT 1 FROM cli_tools WHERE name = $1)
+         ON CONFLICT (name) DO UPDATE SET enabled = excluded.enabled, updated_at = excluded.updated_at",
+        [name.into(), enabled.into()],
+    )
+    .await?;
+    Ok(touched == 1)
 }
