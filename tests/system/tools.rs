@@ -124,6 +124,21 @@ async fn a_tool_that_is_switched_off_is_in_no_job(kind: Kind) -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cli_that_could_not_be_asked_is_asked_once_there_is_another() -> anyhow::Result<()> {
+    let directory = tests::directory::Directory::create()?;
+    let cli = directory.path().join("claude");
+    let system = System::start(Kind::Sqlite, Cli::At(cli.clone())).await?;
+    let mut worker = system.worker().await?;
+    worker.said("Could not ask the CLI what it offers").await?;
+
+    install(&cli, "1.0.0", r#""Read""#)?;
+    worker.said("The CLI is 1.0.0").await?;
+
+    assert_eq!(enabled(&Tools::new(&system.store().await?)).await?, ["Read"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tool_that_a_job_does_not_have_cannot_run() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Real).await?;
     let (api, _worker) = (system.api().await?, system.worker().await?);
