@@ -7,7 +7,7 @@ use std::{
 
 use shared::{
     access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, store::Store,
-    usage::UsageLog, users::Users,
+    tools::Tools, usage::UsageLog, users::Users,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ pub struct App {
     pub limits: Limits,
     /// How often strangers may try.
     pub throttle: Throttle,
+    /// Tools.
+    pub tools: Tools,
     /// Jobs.
     pub jobs: Jobs,
     /// What was used.
@@ -75,6 +77,7 @@ impl App {
             api_keys: ApiKeys::new(&store),
             access: Access::new(&store),
             audit: AuditLog::new(&store),
+            tools: Tools::new(&store),
             tokens: Tokens::new(&config.jwt_secrets),
             passwords: Passwords::default(),
             throttle: Throttle::new(config.auth_rate_limit_per_minute),

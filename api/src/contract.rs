@@ -17,6 +17,7 @@ use shared::{
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
     time::Timestamp,
+    tool::Category,
     usage::UsageGroup,
     user::Role,
 };
@@ -194,6 +195,7 @@ words! {
     RetryAfterOutput: Restart Never;
     Priority: Low Normal High;
     Role: User Admin;
+    Category: Files Search Shell Web Agents Planning Other;
     Scope: Chat Read Admin;
     StartReason: First WorkerLost Retry Drained;
     UsageGroup: Day Model Session Key;

@@ -10,12 +10,13 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::routes::{
-    api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, quota::QuotaApi,
-    usage::UsageApi,
+    admin::tools::SwitchesApi, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi,
+    quota::QuotaApi, tools::ToolsApi, usage::UsageApi,
 };
 
 /// The bodies of requests.
-const BODIES: &[&str] = &["CreateChat", "TextBlock", "ImageBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey"];
+const BODIES: &[&str] =
+    &["CreateChat", "TextBlock", "ImageBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey", "SwitchTool"];
 
 /// The groups of operations.
 #[derive(Tags)]
@@ -26,17 +27,21 @@ pub enum Tag {
     Chat,
     /// What became of it.
     Jobs,
+    /// What the model may use.
+    Tools,
     /// What it cost.
     Usage,
+    /// What admins see and do.
+    Admin,
     /// Whether this server is well.
     Health,
 }
 
-type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, QuotaApi, HealthApi);
+type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, SwitchesApi, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, UsageApi, QuotaApi, HealthApi);
+    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, SwitchesApi, HealthApi);
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",

@@ -46,6 +46,11 @@ impl Tools {
         table::list(self.store.db()).await
     }
 
+    /// A tool of whatever version of the CLI.
+    pub async fn find(&self, name: &str) -> Result<Option<Tool>> {
+        table::find(self.store.db().pool(), name).await
+    }
+
     /// The names of the tools that no job may use.
     pub async fn switched_off(&self) -> Result<HashSet<String>> {
         table::switched_off(self.store.db()).await

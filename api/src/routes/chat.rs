@@ -33,7 +33,7 @@ use crate::{
     limit::Charge,
     models::Models,
     openapi::Tag,
-    routes::{events, jobs::Job},
+    routes::{events, jobs::Job, tools},
     sse::EventStream,
     watch::Watch,
 };
@@ -122,8 +122,9 @@ impl ChatApi {
         let headers = request.headers();
         let body = body.0;
         check_models(&app.config.models, &body)?;
+        tools::check(&app, &auth, body.tools.as_deref().unwrap_or_default()).await?;
         let streams = body.stream || events::asks_for_events(headers);
-        let spec = body.into_spec();
+        let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));
         let position = events::position(headers, last_event_id.0)?;
         let new = NewJob {
             user_id: auth.user_id(),
@@ -195,7 +196,7 @@ struct CreateChat {
 }
 
 impl CreateChat {
-    fn into_spec(self) -> ChatSpec {
+    fn into_spec(self, allowed_tools: Option<Vec<String>>) -> ChatSpec {
         ChatSpec {
             message: self.message,
             model: self.model,
@@ -203,7 +204,7 @@ impl CreateChat {
             system_prompt: self.system_prompt,
             append_system_prompt: self.append_system_prompt,
             tools: self.tools,
-            allowed_tools: None,
+            allowed_tools,
             max_turns: self.max_turns,
             max_budget_usd: self.max_budget_usd,
             output_schema: self.output_schema,

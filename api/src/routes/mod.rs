@@ -1,6 +1,7 @@
 //! The operations, one file for each noun. A file owns its paths completely: what they take, what they
 //! answer, and what they do.
 
+pub mod admin;
 pub mod api_keys;
 pub mod auth;
 pub mod chat;
@@ -8,4 +9,5 @@ pub mod events;
 pub mod health;
 pub mod jobs;
 pub mod quota;
+pub mod tools;
 pub mod usage;

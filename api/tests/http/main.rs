@@ -15,4 +15,5 @@ mod operators;
 mod problems;
 mod quota;
 mod stage;
+mod tools;
 mod usage;
