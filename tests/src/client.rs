@@ -14,16 +14,26 @@ use crate::system::PATIENCE;
 pub struct Client {
     http: reqwest::Client,
     base: String,
-    key: String,
+    /// Says who it is.
+    header: (&'static str, String),
 }
 
 impl Client {
     /// A client that presents `key`.
     pub fn new(base: &str, key: &str) -> Self {
+        Self::with_header(base, ("x-api-key", key.to_owned()))
+    }
+
+    /// A client that presents the access token of a login.
+    pub fn of_login(base: &str, token: &str) -> Self {
+        Self::with_header(base, ("authorization", format!("Bearer {token}")))
+    }
+
+    fn with_header(base: &str, header: (&'static str, String)) -> Self {
         // Fails only where another test of this process was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().expect("no setting of this client can be refused");
-        Self { http, base: base.to_owned(), key: key.to_owned() }
+        Self { http, base: base.to_owned(), header }
     }
 
     /// Where the server is.
@@ -31,9 +41,9 @@ impl Client {
         &self.base
     }
 
-    /// A request to `path`, with the key.
+    /// A request to `path`, with the credential.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).header("x-api-key", &self.key)
+        self.http.request(method, format!("{}{path}", self.base)).header(self.header.0, &self.header.1)
     }
 
     /// Submit a job; its id.

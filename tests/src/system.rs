@@ -42,7 +42,7 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What signs the tokens of every test's system.
-const JWT_SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
+pub const JWT_SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
 
 /// Which CLI the workers run.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ impl System {
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
         // After its start: the schema is its own work.
         let key = self.key.get_or_try_init(|| self.make_key()).await?;
-        Ok(Api { client: Client::new(&format!("http://{address}"), key), process })
+        Ok(Api { client: Client::new(&format!("http://{address}"), key), key: key.clone(), process })
     }
 
     /// A key of a user who may use as much as the tests ask for.
@@ -198,6 +198,8 @@ pub fn built(name: &str) -> anyhow::Result<PathBuf> {
 pub struct Api {
     /// A client of it.
     pub client: Client,
+    /// What the client shows: a key that may chat and read.
+    pub key: String,
     /// Its process.
     pub process: Running,
 }

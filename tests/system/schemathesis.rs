@@ -12,7 +12,7 @@ use serde_json::Value;
 use shared::config::Env;
 use tests::{
     servers::Kind,
-    system::{Api, Cli, KEY, System},
+    system::{Api, Cli, System},
 };
 use tokio::{process::Command, time::timeout};
 
@@ -35,7 +35,7 @@ async fn the_contract_holds_for_whoever_has_a_key() -> anyhow::Result<()> {
     let system = start().await?;
     let (api, _worker) = (system.api().await?, system.worker().await?);
 
-    hold_to_contract(&system, &api, &Caller { credential: KEY, without: &[] }).await
+    hold_to_contract(&system, &api, &Caller { credential: &api.key, without: &[] }).await
 }
 
 /// A system whose workers are not taken for dead on a busy machine.

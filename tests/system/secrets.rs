@@ -11,7 +11,7 @@ use tests::{
     client::{Stream, assert_whole},
     on_both_databases,
     servers::Kind,
-    system::{Api, Cli, KEY, System},
+    system::{Api, Cli, System},
 };
 use uuid::Uuid;
 
@@ -26,11 +26,11 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
     let mut secrets = Secrets::default();
     let credential = secrets.made_up("the provider's credential");
     let system = System::start(kind, cli).await?.with("LOG_LEVEL", LEVEL).with("ANTHROPIC_API_KEY", &credential);
-    secrets.note("a key", KEY);
     if let Some(password) = password_of(system.database.url()) {
         secrets.note("the database's password", password);
     }
     let (mut api, mut worker) = (system.api().await?, system.worker().await?);
+    secrets.note("a key", &api.key);
 
     let jobs = [complete(&api, &mut secrets).await?, cancel(&api, &mut secrets).await?, fail(&api, &mut secrets, kind).await?];
     let problems = refusals(&api, &mut secrets).await?;

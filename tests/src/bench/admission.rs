@@ -1,30 +1,39 @@
-//! What it costs to ask who calls: two servers of this process over one store, one as the binary serves it,
-//! the other with a caller who was known before. Nothing else differs.
+//! What it costs to ask who calls, and how often they did: two servers of this process over one store, one as
+//! the binary serves it, the other with a caller who was known before. Nothing else differs.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use api::{
     app::App,
-    auth::Principal,
     config::Config,
-    endpoint,
+    deadline, endpoint,
     envelope::Envelope,
     openapi::{self, AllowedMethods},
     serve::{self, Limits},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use poem::{Endpoint, EndpointExt as _, Request, Response};
-use shared::{config::Env, store::Store, user::BOOTSTRAP_USER};
+use shared::{
+    api_key::Scope,
+    api_keys::NewApiKey,
+    audit::By,
+    config::{Env, ExposeSecret as _},
+    principal::Principal,
+    store::Store,
+    user::{PasswordHash, Role, UserLimits},
+    users::NewUser,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     client::Client,
     servers::Kind,
-    system::{Cli, KEY, System},
+    system::{Cli, JWT_SECRET, System},
 };
 
 /// How many requests are under way at a time when many are.
@@ -52,27 +61,43 @@ impl Admission {
     /// Serve over stores of its own.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
         let system = System::start(kind, Cli::Fake).await?;
-        let settings =
-            [("DATABASE_URL", system.database.url()), ("REDIS_URL", system.redis.url()), ("BOOTSTRAP_API_KEY", KEY), ("PORT", "0")];
+        let settings = [
+            ("DATABASE_URL", system.database.url()),
+            ("REDIS_URL", system.redis.url()),
+            ("JWT_SECRET", JWT_SECRET),
+            ("PORT", "0"),
+            // Nobody gets there, but all are counted.
+            ("DEFAULT_RATE_LIMIT_PER_HOUR", "1000000000"),
+        ];
         let config = Config::from_env(&Env::of(settings))?;
         let draining = CancellationToken::new();
         let store = Store::open(&config.store, &draining).await?.context("nobody shuts it down")?;
         let app = App::new(config, store, draining.clone());
+        let caller = Caller::make(&app).await?;
         let mut admission = Self { ways: Vec::new(), app, servers: TaskTracker::new(), draining, _system: system };
-        let caller = Principal { user_id: BOOTSTRAP_USER, api_key_id: None };
-        admission.open("not asked", unquestioned(admission.app.clone(), caller)).await?;
-        admission.open("API key", endpoint(admission.app.clone())).await?;
+        let unasked = admission.serve(unquestioned(admission.app.clone(), caller.principal)).await?;
+        let asked = admission.serve(endpoint(admission.app.clone())).await?;
+        admission.ways = vec![
+            Way { name: "not asked", client: Client::new(&unasked, &caller.key) },
+            Way { name: "API key", client: Client::new(&asked, &caller.key) },
+            Way { name: "access token", client: Client::of_login(&asked, &caller.token) },
+        ];
         Ok(admission)
     }
 
-    async fn open<E: Endpoint<Output = Response> + 'static>(&mut self, name: &'static str, endpoint: E) -> anyhow::Result<()> {
+    /// Serve `endpoint`; where.
+    async fn serve<E: Endpoint<Output = Response> + 'static>(&self, endpoint: E) -> anyhow::Result<String> {
         let config = &self.app.config;
         let listener = serve::listen(config.address).await?;
-        let client = Client::new(&format!("http://{}", listener.local_addr()?), KEY);
-        let limits = Limits { connections: config.max_connections, drain: config.drain_timeout };
+        let base = format!("http://{}", listener.local_addr()?);
+        let limits = Limits {
+            connections: config.max_connections,
+            per_address: config.max_connections_per_address,
+            uncounted: config.trusted_proxies.and_this_machine(),
+            drain: config.drain_timeout,
+        };
         self.servers.spawn(serve::serve(listener, endpoint, limits, self.draining.clone()));
-        self.ways.push(Way { name, client });
-        Ok(())
+        Ok(base)
     }
 
     /// End the servers.
@@ -81,6 +106,39 @@ impl Admission {
         self.servers.close();
         self.servers.wait().await;
         self.app.feeds.join_all().await;
+    }
+}
+
+/// One user, and all the ways to be them.
+struct Caller {
+    key: String,
+    /// Good for longer than the bench takes.
+    token: String,
+    principal: Arc<Principal>,
+}
+
+impl Caller {
+    async fn make(app: &App) -> anyhow::Result<Self> {
+        // Nobody logs in by it: what stands for the password is none.
+        let password = PasswordHash::new("none".to_owned());
+        let new = NewUser { email: "user@example.com".parse()?, name: None, password, role: Role::User, limits: UserLimits::default() };
+        let user = app.users.create(new, &By::default()).await?;
+        let new = NewApiKey {
+            user_id: user.id,
+            name: "bench".to_owned(),
+            scopes: vec![Scope::Chat, Scope::Read],
+            allowed_tools: None,
+            allowed_ips: None,
+            rate_limit_per_hour: None,
+            max_concurrent_jobs: None,
+            expires_at: None,
+        };
+        let (_, key) = app.api_keys.create(new, &By::default()).await?;
+        let known = app.access.key(&key, IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
+        let principal = known.map_err(|refusal| anyhow!("the key was refused: {refusal:?}"))?;
+        let (family, _) = app.logins.begin(&user, &By::default()).await?;
+        let token = app.tokens.issue(&user, family).expose_secret().to_owned();
+        Ok(Self { key: key.expose().to_owned(), token, principal: Arc::new(principal) })
     }
 }
 
@@ -111,13 +169,16 @@ impl Way {
     }
 }
 
-/// What the binary serves, but everybody is `caller`.
-fn unquestioned(app: App, caller: Principal) -> impl Endpoint<Output = Response> {
-    let envelope = Arc::new(Envelope::new(app.config.origins.clone(), AllowedMethods::of_contract()));
+/// What the binary serves, but everybody is `caller`, and nobody counts how often.
+fn unquestioned(app: App, caller: Arc<Principal>) -> impl Endpoint<Output = Response> {
+    let config = &app.config;
+    let (origins, proxies) = (config.origins.clone(), config.trusted_proxies.clone());
+    let envelope = Arc::new(Envelope::new(origins, AllowedMethods::of_contract(), proxies, app.metrics.traffic.clone()));
     openapi::routes()
-        .around(move |next, mut request: Request| async move {
-            request.set_data(caller);
-            next.call(request).await
+        .around(deadline::bound)
+        .around(move |next, mut request: Request| {
+            request.set_data(caller.clone());
+            async move { next.call(request).await }
         })
         .data(app)
         .around(move |next, request| {
