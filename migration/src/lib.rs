@@ -24,7 +24,9 @@ mod m20261122_000006_settings;
 mod m20261122_000007_bootstrap_user;
 mod m20261123_000001_accounts;
 mod m20261123_000002_spending;
+mod m20261123_000003_draining;
 mod m20261123_000004_tools;
+mod m20261123_000006_overview;
 
 struct Migrator;
 
@@ -42,6 +44,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_accounts::Migration),
             Box::new(m20261123_000002_spending::Migration),
             Box::new(m20261123_000004_tools::Migration),
+            Box::new(m20261123_000003_draining::Migration),
+            Box::new(m20261123_000006_overview::Migration),
         ]
     }
 }

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod output_schema;
 pub mod principal;
 pub mod reconciler;
+pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod time;

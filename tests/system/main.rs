@@ -13,4 +13,5 @@ mod schema;
 mod schemathesis;
 mod secrets;
 mod spending;
+mod stats;
 mod tools;

@@ -21,6 +21,7 @@ pub mod figures;
 pub mod jobs;
 pub mod leader;
 pub mod logins;
+pub mod stats;
 pub mod tools;
 pub mod usage;
 pub mod users;
