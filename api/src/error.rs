@@ -47,6 +47,8 @@ pub enum Code {
     RequestTimeout,
     EmailTaken,
     LastAdmin,
+    NotADeadLetter,
+    WorkerDead,
     PositionGone,
     BodyTooLarge,
     UnsupportedMediaType,
@@ -89,6 +91,8 @@ impl Code {
         Self::RequestTimeout,
         Self::EmailTaken,
         Self::LastAdmin,
+        Self::NotADeadLetter,
+        Self::WorkerDead,
         Self::PositionGone,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
@@ -129,6 +133,8 @@ impl Code {
             Self::RequestTimeout => "request_timeout",
             Self::EmailTaken => "email_taken",
             Self::LastAdmin => "last_admin",
+            Self::NotADeadLetter => "not_a_dead_letter",
+            Self::WorkerDead => "worker_dead",
             Self::PositionGone => "position_gone",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -168,7 +174,7 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::EmailTaken | Self::LastAdmin => StatusCode::CONFLICT,
+            Self::EmailTaken | Self::LastAdmin | Self::NotADeadLetter | Self::WorkerDead => StatusCode::CONFLICT,
             Self::PositionGone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -350,6 +356,10 @@ impl From<shared::Error> for ApiError {
             shared::Error::TooManyJobs => {
                 Self::unavailable(Code::TooManyJobs, "as many of your jobs as may be are queued or running: wait until one has ended", 5)
             }
+            shared::Error::NotADeadLetter => {
+                Self::new(Code::NotADeadLetter, "only a job that was given up after all its tries is tried again")
+            }
+            shared::Error::WorkerDead => Self::new(Code::WorkerDead, "this worker is dead"),
             shared::Error::Unavailable { .. } => {
                 let detail = "a service this needs is away: try again";
                 Self { source: Some(error.into()), ..Self::unavailable(Code::Unavailable, detail, 2) }
@@ -487,6 +497,8 @@ mod tests {
                 "408 request_timeout",
                 "409 email_taken",
                 "409 last_admin",
+                "409 not_a_dead_letter",
+                "409 worker_dead",
                 "410 position_gone",
                 "413 body_too_large",
                 "415 unsupported_media_type",

@@ -56,6 +56,8 @@ pub enum Action {
     KeyCreate,
     /// A key was revoked.
     KeyRevoke,
+    /// Somebody's job was ended early by an admin.
+    JobCancel,
     /// A dead letter was sent again.
     JobRetry,
     /// A worker was told to take no more jobs.
@@ -79,6 +81,7 @@ impl Action {
             Self::TokenReused => "token.reused",
             Self::KeyCreate => "key.create",
             Self::KeyRevoke => "key.revoke",
+            Self::JobCancel => "job.cancel",
             Self::JobRetry => "job.retry",
             Self::WorkerDrain => "worker.drain",
             Self::ToolSwitch => "tool.switch",

@@ -25,6 +25,12 @@ pub enum Error {
     /// The owner, or the key, has as many jobs that have not ended as it may have.
     #[error("too many jobs have not ended")]
     TooManyJobs,
+    /// Only a job that was given up after all its tries is sent again.
+    #[error("job is not a dead letter")]
+    NotADeadLetter,
+    /// What is dead cannot be asked for anything.
+    #[error("worker is dead")]
+    WorkerDead,
     /// The database or Redis is away or too slow; the same call may pass later.
     #[error("{service} is unavailable")]
     Unavailable {

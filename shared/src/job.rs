@@ -461,6 +461,12 @@ pub struct Job {
     pub start_reason: StartReason,
     /// When a queued job may be claimed.
     pub run_at: Timestamp,
+    /// Whether it was given up after all its tries.
+    pub dead_letter: bool,
+    /// The dead letter that it tries again.
+    pub retry_of: Option<JobId>,
+    /// The job that tries this dead letter again.
+    pub retried_as: Option<JobId>,
 }
 
 impl Job {
@@ -496,6 +502,8 @@ impl Job {
             },
             worker_id: self.worker_id,
             metadata: self.spec.metadata.clone(),
+            retry_of: self.retry_of,
+            retried_as: self.retried_as,
         }
     }
 }
@@ -520,6 +528,10 @@ pub struct JobView {
     pub timings: Timings,
     pub worker_id: Option<WorkerId>,
     pub metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<JobId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried_as: Option<JobId>,
 }
 
 impl JobView {

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     Error, Result,
-    db::jobs::{self as table, Limits},
+    audit::{Action, By},
+    db::{
+        self, audit,
+        jobs::{self as table, Limits},
+    },
     ending,
     id::{ApiKeyId, JobId, SessionId, UserId},
     job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
@@ -60,6 +65,8 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Only those of this session.
     pub session_id: Option<SessionId>,
+    /// Only those that were given up after all their tries.
+    pub dead_letters: bool,
     /// Only those older than this one.
     pub before: Option<JobId>,
     /// The most to answer.
@@ -81,10 +88,9 @@ impl Jobs {
         // Asked with another key of the same user it is the same request.
         let asked = new.spec.allowed_tools.as_ref().map(|_| canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() }));
         let hash = Sha256::digest(asked.as_ref().unwrap_or(&request));
-        let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
 
         // Row first: what Redis loses or never hears, the leader rings for again.
-        let inserted = table::insert(self.store.db(), JobId::new(), &new, &request, &hash, &limits).await?;
+        let inserted = table::insert(self.store.db().pool(), JobId::new(), &new, &request, &hash, &limits(&new)).await?;
         if let Some(job) = inserted {
             self.ring(&job).await;
             return Ok(Submitted { job, replayed: false });
@@ -122,6 +128,11 @@ impl Jobs {
 
     /// The jobs of `user` that `filter` lets through, newest first.
     pub async fn list(&self, user: UserId, filter: JobFilter) -> Result<Vec<Job>> {
+        table::list(self.store.db(), Some(user), filter).await
+    }
+
+    /// The jobs that `filter` lets through, newest first: those of `user`, or everybody's.
+    pub async fn list_all(&self, user: Option<UserId>, filter: JobFilter) -> Result<Vec<Job>> {
         table::list(self.store.db(), user, filter).await
     }
 
@@ -148,8 +159,45 @@ impl Jobs {
         table::active_count(self.store.db(), user, key).await
     }
 
+    /// Send a dead letter again, as a new job of the same user that no key sent and that keeps `reservation` of
+    /// their budget. However often and by how many callers at once this is asked, it becomes one job, which
+    /// each of them gets. `None` when there is no such job; fails with [`Error::NotADeadLetter`], and as
+    /// [`Self::submit`] does.
+    pub async fn retry(&self, id: JobId, reservation: NanoUsd, by: &By) -> Result<Option<Submitted>> {
+        let transaction = self.store.db().begin().await?;
+        let Some(dead_letter) = table::hold(&transaction, id).await? else { return Ok(None) };
+        if let Some(retry) = dead_letter.retried_as {
+            return Ok(table::get(&transaction, retry).await?.map(|job| Submitted { job, replayed: true }));
+        }
+        if !dead_letter.dead_letter {
+            return Err(Error::NotADeadLetter);
+        }
+        let new = NewJob {
+            user_id: dead_letter.user_id,
+            api_key_id: None,
+            spec: dead_letter.spec,
+            idempotency_key: None,
+            traceparent: None,
+            reservation,
+        };
+        let request = canonical_json(&new.spec);
+        let inserted =
+            table::insert(&transaction, JobId::new(), &new, &request, &Sha256::digest(request.as_bytes()), &limits(&new)).await?;
+        let lost = || Error::Internal { what: "a retry was not accepted", source: "no row".into() };
+        let retry = inserted.ok_or_else(lost)?.id;
+        let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
+        audit::insert(&transaction, by, Action::JobRetry, Some(id.to_string()), Some(json!({ "retried_as": retry }))).await?;
+        db::commit(transaction).await?;
+        self.ring(&job).await;
+        Ok(Some(Submitted { job, replayed: false }))
+    }
+
     /// How many jobs wait before this queued one, all users together; 0 for the first.
     pub async fn position(&self, job: &Job) -> Result<u64> {
         table::position(self.store.db(), job).await
     }
+}
+
+fn limits(new: &NewJob) -> Limits {
+    Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() }
 }

@@ -1,21 +1,28 @@
-//! The door for worker processes: join, beat, leave. A worker is entitled to run its jobs while its
-//! beats are accepted, and for a short while after; then somebody else may already run them.
+//! The door for worker processes, which join, beat and leave, and for who looks after them. A worker is
+//! entitled to run its jobs while its beats are accepted, and for a short while after; then somebody else
+//! may already run them.
 
 use std::time::{Duration, Instant};
 
 use fred::prelude::KeysInterface as _;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
+    audit::{Action, By},
     consumption::Consumption,
     db::{
-        jobs,
+        self, audit, jobs,
         workers::{self as table, NewRow},
     },
     id::{JobId, WorkerId},
     redis,
     store::Store,
+    time::Timestamp,
 };
+
+/// How long a worker that died is shown.
+const SHOWN_DEAD: Duration = Duration::from_hours(24);
 
 /// What a worker process says of itself.
 #[derive(Clone, Debug)]
@@ -49,6 +56,8 @@ pub enum Beat {
     Accepted {
         /// Jobs that somebody asked to end.
         cancelled: Vec<JobId>,
+        /// Whether somebody asked this worker to take no more jobs and to end.
+        drain: bool,
     },
     /// Nobody reaches the database, so nobody can take the jobs over: go on.
     Outage,
@@ -76,22 +85,20 @@ impl Membership {
     pub async fn beat(&mut self) -> Beat {
         let started = Instant::now();
         match tokio::time::timeout(beat_limit(&self.store), self.try_beat()).await {
-            Ok(Ok(Some(cancelled))) => {
+            Ok(Ok(accepted @ Beat::Accepted { .. })) => {
                 // The row changed after `started`: counting from there errs on the safe side.
                 self.last_accepted = started;
-                Beat::Accepted { cancelled }
+                accepted
             }
-            Ok(Ok(None)) => Beat::Lost,
+            Ok(Ok(judged)) => judged,
             Ok(Err(_)) | Err(_) => self.without_database().await,
         }
     }
 
-    /// `None` when this worker was declared dead.
-    async fn try_beat(&self) -> Result<Option<Vec<JobId>>> {
-        if !table::beat(self.store.db(), self.id).await? {
-            return Ok(None);
-        }
-        table::cancel_requests(self.store.db(), self.id).await.map(Some)
+    async fn try_beat(&self) -> Result<Beat> {
+        let Some(drain) = table::beat(self.store.db(), self.id).await? else { return Ok(Beat::Lost) };
+        let cancelled = table::cancel_requests(self.store.db(), self.id).await?;
+        Ok(Beat::Accepted { cancelled, drain })
     }
 
     async fn without_database(&self) -> Beat {
@@ -138,6 +145,73 @@ impl Books {
         };
         let late = |_| Error::Unavailable { service: "database", source: "it took longer than a beat".into() };
         tokio::time::timeout(beat_limit(&self.store), note).await.map_err(late)?
+    }
+}
+
+/// How a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// It takes jobs.
+    Active,
+    /// It takes no more, and ends once the running ones have ended or were handed back.
+    Draining,
+    /// It left, or fell silent.
+    Dead,
+}
+
+/// A worker as the record has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// This incarnation's id.
+    pub id: WorkerId,
+    /// A name for people, the same after a restart.
+    pub name: String,
+    /// The host it runs on.
+    pub host: String,
+    /// The version of its program.
+    pub version: String,
+    /// How many jobs it runs at once.
+    pub slots: u32,
+    /// How many it runs.
+    pub running: u32,
+    /// How it is.
+    pub state: WorkerState,
+    /// When it joined.
+    pub started_at: Timestamp,
+    /// When it was last heard of.
+    pub last_beat_at: Timestamp,
+}
+
+/// What can be done with workers from outside.
+#[derive(Clone)]
+pub struct Workers {
+    store: Store,
+}
+
+impl Workers {
+    /// The door over `store`.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone() }
+    }
+
+    /// The living, and those that died within a day, newest first.
+    pub async fn list(&self, before: Option<WorkerId>, limit: u32) -> Result<Vec<Worker>> {
+        let dead_for_ms = i64::try_from(SHOWN_DEAD.as_millis()).unwrap_or(i64::MAX);
+        table::list(self.store.db(), dead_for_ms, before, limit).await
+    }
+
+    /// Ask a worker to take no more jobs, and to end once the running ones have ended or were handed back;
+    /// to ask again changes nothing. `None` when it is not there; fails with [`Error::WorkerDead`].
+    pub async fn drain(&self, id: WorkerId, by: &By) -> Result<Option<Worker>> {
+        let transaction = self.store.db().begin().await?;
+        let asked = table::request_drain(&transaction, id).await?;
+        if asked {
+            audit::insert(&transaction, by, Action::WorkerDrain, Some(id.to_string()), None).await?;
+        }
+        let Some(worker) = table::find(&transaction, id).await? else { return Ok(None) };
+        db::commit(transaction).await?;
+        if worker.state == WorkerState::Dead { Err(Error::WorkerDead) } else { Ok(Some(worker)) }
     }
 }
 

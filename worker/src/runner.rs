@@ -293,11 +293,15 @@ async fn beat(
             has_announced = membership.start_draining().await.is_ok();
         }
         match membership.beat().await {
-            Beat::Accepted { cancelled } => {
+            Beat::Accepted { cancelled, drain } => {
                 pulse.beat();
                 running.renew_all();
                 for job in cancelled {
                     running.stop(job, Stop::Cancel);
+                }
+                if drain && !draining.is_cancelled() {
+                    tracing::info!("Asked to drain");
+                    draining.cancel();
                 }
             }
             Beat::Outage => running.renew_all(),

@@ -74,6 +74,12 @@ pub struct Job {
     worker_id: Option<Wire<WorkerId>>,
     /// The client's own words about it.
     metadata: BTreeMap<String, String>,
+    /// The job that it tries again.
+    #[oai(skip_serializing_if_is_none)]
+    retry_of: Option<Wire<JobId>>,
+    /// The job that tries it again.
+    #[oai(skip_serializing_if_is_none)]
+    retried_as: Option<Wire<JobId>>,
     /// Its place in the queue, while it waits and is looked at alone.
     #[oai(skip_serializing_if_is_none)]
     queue: Option<Queue>,
@@ -218,7 +224,7 @@ impl JobsApi {
         let limit = limit.0.map_or(20, |Wire(Bounded(limit))| limit);
         let (state, before) = (status.0.map(|Wire(state)| state), cursor.0.map(|Wire(id)| id));
         // One more than asked for tells whether there is another page.
-        let filter = JobFilter { state, session_id: None, before, limit: limit + 1 };
+        let filter = JobFilter { state, session_id: None, dead_letters: false, before, limit: limit + 1 };
         let mut jobs = app.jobs.list(auth.user_id(), filter).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = jobs.len() > size;
@@ -316,6 +322,8 @@ impl From<JobView> for Job {
             timings: view.timings.into(),
             worker_id: view.worker_id.map(Wire),
             metadata: view.metadata,
+            retry_of: view.retry_of.map(Wire),
+            retried_as: view.retried_as.map(Wire),
             queue: None,
         }
     }
@@ -385,6 +393,8 @@ mod tests {
             ("timings", json!({"queued_ms": 1, "start_ms": 2, "first_token_ms": 3, "run_ms": 4})),
             ("worker_id", json!("worker_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")),
             ("metadata", json!({"k": "v"})),
+            ("retry_of", json!("job_0199a1b2c3d47e5f8a9b0c1d2e3f4a5c")),
+            ("retried_as", json!("job_0199a1b2c3d47e5f8a9b0c1d2e3f4a5d")),
         ] {
             full[field] = value;
         }

@@ -49,6 +49,9 @@ struct Row {
     created_at: i64,
     started_at: Option<i64>,
     finished_at: Option<i64>,
+    dead_letter: bool,
+    retry_of: Option<Uuid>,
+    retried_as: Option<Uuid>,
 }
 
 /// A column whose content this version cannot read.
@@ -100,6 +103,9 @@ impl TryFrom<Row> for Job {
             traceparent: row.traceparent,
             start_reason: start_reason(&row.start_reason)?,
             run_at: Timestamp::from_unix_ms(row.run_at),
+            dead_letter: row.dead_letter,
+            retry_of: row.retry_of.map(JobId::from_uuid),
+            retried_as: row.retried_as.map(JobId::from_uuid),
         })
     }
 }
@@ -146,9 +152,16 @@ pub struct Limits {
 
 /// Insert a queued job. `None` when its idempotency key is taken. The database itself refuses a job that a
 /// budget or a cap does not admit.
-pub async fn insert(db: &Db, id: JobId, new: &NewJob, request: &str, request_hash: &[u8], limits: &Limits) -> Result<Option<Job>> {
+pub async fn insert(
+    db: &impl ConnectionTrait,
+    id: JobId,
+    new: &NewJob,
+    request: &str,
+    request_hash: &[u8],
+    limits: &Limits,
+) -> Result<Option<Job>> {
     job(
-        db.pool(),
+        db,
         "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
                            max_failures, max_reclaims, reserved_nano_usd, run_at, queue_deadline_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, {now}, {now} + $11, {now})
@@ -193,14 +206,17 @@ pub async fn get(db: &impl ConnectionTrait, id: JobId) -> Result<Option<Job>> {
     job(db, "SELECT * FROM jobs WHERE id = $1", [id.uuid().into()]).await
 }
 
-/// A user's jobs, newest first.
-pub async fn list(db: &Db, user: UserId, filter: JobFilter) -> Result<Vec<Job>> {
-    let mut conditions = vec!["user_id = $1".to_owned()];
-    let mut values: Vec<Value> = vec![user.uuid().into()];
+/// The jobs that `filter` lets through, newest first: those of one user, or of all.
+pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<Vec<Job>> {
+    let mut conditions = vec![if filter.dead_letters { "dead_letter" } else { "TRUE" }.to_owned()];
+    let mut values: Vec<Value> = Vec::new();
     let mut narrow = |comparison: &str, value: Value| {
         values.push(value);
         conditions.push(format!("{comparison} ${}", values.len()));
     };
+    if let Some(user) = user {
+        narrow("user_id =", user.uuid().into());
+    }
     if let Some(state) = filter.state {
         narrow("state =", state.as_str().into());
     }
@@ -228,6 +244,19 @@ pub async fn active_count(db: &Db, user: UserId, key: Option<ApiKeyId>) -> Resul
         None => row(db.pool(), sql, [user.uuid().into()]).await?,
     };
     Ok(found.and_then(|count| u64::try_from(count.n).ok()).unwrap_or(0))
+}
+
+/// A job of a user who is still there, held against everyone else until the transaction ends.
+pub async fn hold(db: &impl ConnectionTrait, id: JobId) -> Result<Option<Job>> {
+    let sql = "SELECT * FROM jobs WHERE id = $1 AND user_id IN (SELECT id FROM users WHERE deleted_at IS NULL) {for_update}";
+    job(db, sql, [id.uuid().into()]).await
+}
+
+/// Note on both that `retry` tries `dead_letter` again; the retry as it is then.
+pub async fn link_retry(db: &impl ConnectionTrait, dead_letter: JobId, retry: JobId) -> Result<Option<Job>> {
+    let both = [dead_letter.uuid().into(), retry.uuid().into()];
+    execute(db, "UPDATE jobs SET retried_as = $2 WHERE id = $1", both.clone()).await?;
+    job(db, "UPDATE jobs SET retry_of = $1 WHERE id = $2 RETURNING *", both).await
 }
 
 /// How many queued jobs go before this one.
@@ -267,7 +296,7 @@ pub async fn claim(db: &Db, id: JobId, worker: WorkerId) -> Result<Option<Job>> 
     // The lock on the worker's row makes a claim and a death sentence see each other.
     job(
         db.pool(),
-        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead {for_share})
+        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead AND NOT drain_requested {for_share})
          UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $2, started_at = {now},
                          streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
          WHERE id = $1 AND state = 'queued' AND run_at <= {now} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)

@@ -1,13 +1,15 @@
 //! The rows of worker processes. A beat and a death sentence are compare-and-set on the same row, so one
 //! of them always sees the other.
 
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use uuid::Uuid;
 
-use super::{Db, execute, rows};
+use super::{Db, execute, row, rows};
 use crate::{
     Result,
     id::{JobId, WorkerId},
+    time::Timestamp,
+    workers::{Worker, WorkerState},
 };
 
 /// What a worker says of itself when it starts.
@@ -30,12 +32,14 @@ pub async fn insert(db: &Db, worker: NewRow<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Say that a worker lives. False when it was declared dead.
-pub async fn beat(db: &Db, worker: WorkerId) -> Result<bool> {
-    let touched =
-        execute(db.pool(), "UPDATE workers SET beat = beat + 1, last_beat_at = {now} WHERE id = $1 AND NOT dead", [worker.uuid().into()])
-            .await?;
-    Ok(touched == 1)
+/// Say that a worker lives; answers whether somebody asked it to drain. `None` when it was declared dead.
+pub async fn beat(db: &Db, worker: WorkerId) -> Result<Option<bool>> {
+    #[derive(FromQueryResult)]
+    struct Heard {
+        drain_requested: bool,
+    }
+    let sql = "UPDATE workers SET beat = beat + 1, last_beat_at = {now} WHERE id = $1 AND NOT dead RETURNING drain_requested";
+    Ok(row::<Heard>(db.pool(), sql, [worker.uuid().into()]).await?.map(|heard| heard.drain_requested))
 }
 
 #[derive(FromQueryResult)]
@@ -58,6 +62,66 @@ pub async fn cancel_requests(db: &Db, worker: WorkerId) -> Result<Vec<JobId>> {
 pub async fn start_draining(db: &Db, worker: WorkerId) -> Result<()> {
     execute(db.pool(), "UPDATE workers SET draining = TRUE WHERE id = $1", [worker.uuid().into()]).await?;
     Ok(())
+}
+
+/// Ask a living worker to drain. False when it was asked before, is dead, or not there.
+pub async fn request_drain(db: &impl ConnectionTrait, worker: WorkerId) -> Result<bool> {
+    let sql = "UPDATE workers SET drain_requested = TRUE WHERE id = $1 AND NOT dead AND NOT drain_requested";
+    Ok(execute(db, sql, [worker.uuid().into()]).await? == 1)
+}
+
+#[derive(FromQueryResult)]
+struct Row {
+    id: Uuid,
+    name: String,
+    host: String,
+    version: String,
+    slots: i32,
+    running: i64,
+    draining: bool,
+    dead: bool,
+    started_at: i64,
+    last_beat_at: i64,
+}
+
+impl From<Row> for Worker {
+    fn from(row: Row) -> Self {
+        let state = match (row.dead, row.draining) {
+            (true, _) => WorkerState::Dead,
+            (false, true) => WorkerState::Draining,
+            (false, false) => WorkerState::Active,
+        };
+        Self {
+            id: WorkerId::from_uuid(row.id),
+            name: row.name,
+            host: row.host,
+            version: row.version,
+            slots: u32::try_from(row.slots).unwrap_or(0),
+            running: u32::try_from(row.running).unwrap_or(0),
+            state,
+            started_at: Timestamp::from_unix_ms(row.started_at),
+            last_beat_at: Timestamp::from_unix_ms(row.last_beat_at),
+        }
+    }
+}
+
+const SHOWN: &str = "SELECT id, name, host, version, slots, draining OR drain_requested AS draining, dead, started_at, last_beat_at,
+                            (SELECT count(*) FROM jobs WHERE worker_id = workers.id AND state = 'running') AS running
+                     FROM workers";
+
+/// Living workers, and those that died within `dead_for_ms`, newest first.
+pub async fn list(db: &Db, dead_for_ms: i64, before: Option<WorkerId>, limit: u32) -> Result<Vec<Worker>> {
+    let mut values: Vec<Value> = vec![dead_for_ms.into(), i64::from(limit).into()];
+    let older = before.map_or("", |before| {
+        values.push(before.uuid().into());
+        "AND id < $3"
+    });
+    let sql = format!("{SHOWN} WHERE (NOT dead OR last_beat_at > {{now}} - $1) {older} ORDER BY id DESC LIMIT $2");
+    Ok(rows::<Row>(db.pool(), &sql, values).await?.into_iter().map(Worker::from).collect())
+}
+
+pub async fn find(db: &impl ConnectionTrait, worker: WorkerId) -> Result<Option<Worker>> {
+    Ok(row::<Row>(db, &format!("{SHOWN} WHERE id = $1"), [worker.uuid().into()]).await?.map(Worker::from))
 }
 
 /// A living worker's beat, as the leader watches it.
