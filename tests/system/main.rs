@@ -6,6 +6,7 @@ mod answer;
 mod cancel;
 mod cli_faults;
 mod crash;
+mod dead_letters;
 mod metrics;
 mod options;
 mod outage;
