@@ -6,8 +6,8 @@ use std::{
 };
 
 use shared::{
-    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, store::Store,
-    tools::Tools, usage::UsageLog, users::Users,
+    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, stats::Stats,
+    store::Store, tools::Tools, usage::UsageLog, users::Users, workers::Workers,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,10 @@ pub struct App {
     pub throttle: Throttle,
     /// Tools.
     pub tools: Tools,
+    /// Who runs jobs.
+    pub workers: Workers,
+    /// How things are, and how they went.
+    pub stats: Stats,
     /// Jobs.
     pub jobs: Jobs,
     /// What was used.
@@ -82,6 +86,8 @@ impl App {
             passwords: Passwords::default(),
             throttle: Throttle::new(config.auth_rate_limit_per_minute),
             limits,
+            workers: Workers::new(&store),
+            stats: Stats::new(&store),
             config: Arc::new(config),
             store,
             jobs,

@@ -14,12 +14,14 @@ use shared::{
     api_key::Scope,
     config::{ExposeSecret as _, SecretString},
     event::{EventId, InvalidEventId, StartReason},
-    id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
+    id::{ApiKeyId, AuditId, JobId, SessionId, UserId, WorkerId},
     job::{Effort, JobState, Priority, RetryAfterOutput, Thinking},
+    stats::Window,
     time::Timestamp,
     tool::Category,
     usage::UsageGroup,
     user::Role,
+    workers::WorkerState,
 };
 
 /// What a value looks like in the contract.
@@ -142,7 +144,7 @@ macro_rules! ids {
         }
     )*};
 }
-ids!(ApiKeyId JobId SessionId UserId WorkerId);
+ids!(ApiKeyId AuditId JobId SessionId UserId WorkerId);
 
 /// Both numbers fit into 32 bits; the largest stands for the end of a log that is no longer kept.
 const EVENT_ID: &str = "(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8}|4294967295)";
@@ -199,6 +201,8 @@ words! {
     Scope: Chat Read Admin;
     StartReason: First WorkerLost Retry Drained;
     UsageGroup: Day Model Session Key;
+    WorkerState: Active Draining Dead;
+    Window: Hour Day Week Month;
 }
 
 #[cfg(test)]

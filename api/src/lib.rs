@@ -19,6 +19,7 @@ pub mod models;
 pub mod openapi;
 pub mod operator;
 pub mod pace;
+pub mod page;
 pub mod password;
 pub mod ring;
 pub mod routes;

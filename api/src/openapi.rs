@@ -10,13 +10,24 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::routes::{
-    admin::tools::SwitchesApi, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi,
-    quota::QuotaApi, tools::ToolsApi, usage::UsageApi,
+    admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, quota::QuotaApi,
+    tools::ToolsApi, usage::UsageApi,
 };
 
 /// The bodies of requests.
-const BODIES: &[&str] =
-    &["CreateChat", "TextBlock", "ImageBlock", "Register", "Login", "Refresh", "UpdateProfile", "CreateApiKey", "SwitchTool"];
+const BODIES: &[&str] = &[
+    "CreateChat",
+    "TextBlock",
+    "ImageBlock",
+    "Register",
+    "Login",
+    "Refresh",
+    "UpdateProfile",
+    "CreateApiKey",
+    "CreateUser",
+    "UpdateUser",
+    "SwitchTool",
+];
 
 /// The groups of operations.
 #[derive(Tags)]
@@ -37,11 +48,12 @@ pub enum Tag {
     Health,
 }
 
-type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, SwitchesApi, HealthApi);
+type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, admin::Operations, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, SwitchesApi, HealthApi);
+    let operations: Operations =
+        (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, admin::OPERATIONS, HealthApi);
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",

@@ -7,6 +7,7 @@ mod cancel;
 mod cli_faults;
 mod crash;
 mod dead_letters;
+mod drain;
 mod metrics;
 mod options;
 mod outage;

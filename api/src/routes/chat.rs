@@ -302,7 +302,7 @@ fn check_models(models: &Models, body: &CreateChat) -> Result<(), ApiError> {
 
 /// What a job keeps of its owner's budget: what it may cost if it says so, else what the operator thinks a
 /// job costs where there is a budget to keep it of.
-fn reservation(limits: &UserLimits, spec: &ChatSpec, default: NanoUsd) -> NanoUsd {
+pub fn reservation(limits: &UserLimits, spec: &ChatSpec, default: NanoUsd) -> NanoUsd {
     match spec.max_budget_usd {
         // Too small to be counted is not the same as none.
         Some(usd) => NanoUsd::from_usd(usd).max(NanoUsd(1)),

@@ -8,6 +8,7 @@ use shared::{
     api_key::Scope,
     api_keys::NewApiKey,
     audit::By,
+    id::UserId,
     time::Timestamp,
     user::{Role, User},
     users::UserChange,
@@ -79,11 +80,13 @@ impl Cast {
     async fn path(&self, path: &str) -> String {
         let Some((before, _)) = path.split_once("{id}") else { return path.to_owned() };
         let id = match before {
-            "/api/jobs/" => self.stage.submit("hi").await,
-            "/api/auth/api-keys/" => {
+            "/api/jobs/" | "/api/admin/jobs/" | "/api/admin/dead-letters/" => self.stage.submit("hi").await,
+            "/api/auth/api-keys/" | "/api/admin/api-keys/" => {
                 let new = new_key(&self.stage.user, &[Scope::Read]);
                 self.stage.app.api_keys.create(new, &By::default()).await.expect("a key").0.id.to_string()
             }
+            "/api/admin/users/" => self.stage.account(&format!("{}@example.com", UserId::new()), Role::User).await.id.to_string(),
+            "/api/admin/workers/" => self.stage.hand().await.id().to_string(),
             other => panic!("say what stands for the id in `{other}…`"),
         };
         path.replace("{id}", &id)

@@ -2,6 +2,7 @@
 //! as a worker does.
 
 mod accounts;
+mod admin;
 mod authorization;
 mod chat;
 mod connections;

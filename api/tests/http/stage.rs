@@ -31,6 +31,7 @@ use shared::{
     audit::By,
     config::{Env, ExposeSecret as _},
     event::EventBody,
+    id::WorkerId,
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
@@ -163,7 +164,7 @@ impl Stage {
         let membership = Membership::join(&self.app.store, &worker).await.expect("joined");
         let config = LeaseConfig { spool_dir: self.directory.clone(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.app.store, membership.id(), config).await.expect("leases");
-        Hand { leases }
+        Hand { id: membership.id(), leases }
     }
 
     /// Redis is gone, with all it knew.
@@ -431,10 +432,16 @@ fn parse(text: &str) -> Message {
 
 /// What a worker is to a job.
 pub struct Hand {
+    id: WorkerId,
     leases: Leases,
 }
 
 impl Hand {
+    /// The worker that it is.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
     /// The next job.
     pub async fn take(&mut self) -> Lease {
         let never = CancellationToken::new();
