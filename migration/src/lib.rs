@@ -43,8 +43,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000007_bootstrap_user::Migration),
             Box::new(m20261123_000001_accounts::Migration),
             Box::new(m20261123_000002_spending::Migration),
-            Box::new(m20261123_000004_tools::Migration),
             Box::new(m20261123_000003_draining::Migration),
+            Box::new(m20261123_000004_tools::Migration),
             Box::new(m20261123_000006_overview::Migration),
         ]
     }
