@@ -181,7 +181,7 @@ impl Shift {
         let (workshop, running, lost) = (self.workshop.clone(), self.running.clone(), self.lost.clone());
         self.jobs.spawn(
             async move {
-                run_and_settle(&workshop, lease, &attempt, &running, &lost).await;
+                Box::pin(run_and_settle(&workshop, lease, &attempt, &running, &lost)).await;
                 drop(attempt);
                 drop(slot);
             }
