@@ -42,6 +42,6 @@ pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
     let envelope = Arc::new(Envelope::new(origins, AllowedMethods::of_contract(), proxies, app.metrics.traffic.clone()));
     openapi::routes().around(deadline::bound).around(auth::authenticate).data(app).around(move |next, request| {
         let envelope = envelope.clone();
-        async move { envelope.wrap(next, request).await }
+        async move { Box::pin(envelope.wrap(next, request)).await }
     })
 }

@@ -20,6 +20,7 @@ pub struct QuotaApi;
 
 /// Requests in any window of so many seconds.
 #[derive(Debug, Object)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct Window {
     /// The most requests in a window.
     limit: u32,
