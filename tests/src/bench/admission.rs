@@ -17,7 +17,7 @@ use api::{
     serve::{self, Limits},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use poem::{Endpoint, EndpointExt as _, Request, Response};
+use poem::{Endpoint, EndpointExt as _, Request, Response, endpoint::BoxEndpoint};
 use shared::{
     api_key::Scope,
     api_keys::NewApiKey,
@@ -75,8 +75,8 @@ impl Admission {
         let app = App::new(config, store, draining.clone());
         let caller = Caller::make(&app).await?;
         let mut admission = Self { ways: Vec::new(), app, servers: TaskTracker::new(), draining, _system: system };
-        let unasked = admission.serve(unquestioned(admission.app.clone(), caller.principal)).await?;
-        let asked = admission.serve(endpoint(admission.app.clone())).await?;
+        let unasked = admission.serve(unquestioned(admission.app.clone(), caller.principal).boxed()).await?;
+        let asked = admission.serve(endpoint(admission.app.clone()).boxed()).await?;
         admission.ways = vec![
             Way { name: "not asked", client: Client::new(&unasked, &caller.key) },
             Way { name: "API key", client: Client::new(&asked, &caller.key) },
@@ -85,8 +85,8 @@ impl Admission {
         Ok(admission)
     }
 
-    /// Serve `endpoint`; where.
-    async fn serve<E: Endpoint<Output = Response> + 'static>(&self, endpoint: E) -> anyhow::Result<String> {
+    /// Serve `endpoint`; where. Boxed: its type, in full, is more than the compiler wants to know.
+    async fn serve(&self, endpoint: BoxEndpoint<'static, Response>) -> anyhow::Result<String> {
         let config = &self.app.config;
         let listener = serve::listen(config.address).await?;
         let base = format!("http://{}", listener.local_addr()?);
