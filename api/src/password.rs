@@ -134,7 +134,6 @@ fn params() -> Params {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
 
