@@ -12,7 +12,10 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, Registry},
     types::Type,
 };
-use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Number, Value};
 
 use crate::{
@@ -79,6 +82,11 @@ impl<'a, T: Type + DeserializeOwned + Check> ApiExtractor<'a> for Checked<T> {
         let bytes = tokio::time::timeout(READ_TIMEOUT, read(body.take()?, limit)).await.map_err(slow)??;
         Ok(Self(parse(&bytes)?))
     }
+}
+
+/// What is there, for a field that may be absent and not null.
+pub fn present<'de, T: Deserialize<'de>, D: de::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Parse and check a body.
@@ -263,8 +271,6 @@ fn joined<'a>(steps: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use serde::Deserialize;
 
     use super::*;
 

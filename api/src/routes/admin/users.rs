@@ -21,7 +21,7 @@ use shared::{
 use crate::{
     app::App,
     auth::{Admin, Authenticated},
-    body::{Check, Checked, Faults},
+    body::{Check, Checked, Faults, present},
     contract::Wire,
     error::{ApiError, FieldError},
     openapi::Tag,
@@ -51,7 +51,7 @@ struct CreateUser {
     #[oai(nullable, validator(min_length = 1, max_length = 100))]
     name: Option<String>,
     /// What the account is for; `user` if absent.
-    #[oai(nullable)]
+    #[serde(default, deserialize_with = "present")]
     role: Option<Wire<Role>>,
     /// Requests in any 60 minutes; as many as the server gives everybody if absent.
     #[oai(nullable, validator(minimum(value = "1"), maximum(value = "1000000")))]
@@ -69,20 +69,22 @@ struct CreateUser {
 #[serde(deny_unknown_fields)]
 struct UpdateUser {
     /// The address to log in with.
-    #[oai(nullable, validator(max_length = 254, pattern = "^[^@]+@[^@]+$"))]
+    #[serde(default, deserialize_with = "present")]
+    #[oai(validator(max_length = 254, pattern = "^[^@]+@[^@]+$"))]
     email: Option<String>,
     /// A password to log in with from now on. Ends all logins of the account.
-    #[oai(nullable, write_only)]
+    #[serde(default, deserialize_with = "present")]
+    #[oai(write_only)]
     password: Option<Wire<Password>>,
     /// What they like to be called; null for nothing.
     #[serde(default)]
     #[oai(nullable, validator(min_length = 1, max_length = 100))]
     name: MaybeUndefined<String>,
     /// What the account is for.
-    #[oai(nullable)]
+    #[serde(default, deserialize_with = "present")]
     role: Option<Wire<Role>>,
     /// Whether it may do nothing at all.
-    #[oai(nullable)]
+    #[serde(default, deserialize_with = "present")]
     disabled: Option<bool>,
     /// Requests in any 60 minutes; null: as many as the server gives everybody.
     #[serde(default)]
@@ -342,7 +344,10 @@ mod tests {
     fn a_change_names_something_within_the_bounds() {
         for (wrong, pointer) in [
             (json!({}), ""),
-            (json!({"role": null}), ""),
+            (json!({"role": null}), "/role"),
+            (json!({"disabled": null}), "/disabled"),
+            (json!({"email": null}), "/email"),
+            (json!({"password": null}), "/password"),
             (json!({"rate_limit_per_hour": 0}), "/rate_limit_per_hour"),
             (json!({"rate_limit_per_hour": 1_000_001}), "/rate_limit_per_hour"),
             (json!({"max_concurrent_jobs": 10_001}), "/max_concurrent_jobs"),
