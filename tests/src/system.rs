@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use shared::{
     api_key::Scope,
@@ -158,6 +158,18 @@ impl System {
         let settings =
             [("CLAUDE_BIN", cli.as_str()), ("JOBS_DIR", &jobs), ("ANTHROPIC_BASE_URL", &url), ("ANTHROPIC_API_KEY", "sk-made-up")];
         self.launch("worker", &settings)
+    }
+
+    /// Run `api` with `words`, as an operator does; what it printed, and what it logged.
+    pub async fn operate(&self, words: &[&str]) -> anyhow::Result<(String, String)> {
+        let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
+        let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut command = Command::new(built("api")?);
+        command.args(words).env_clear().envs(stores.into_iter().chain(common)).stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(PATIENCE, command.output()).await.context("an operator's command did not end")??;
+        let (printed, log) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+        ensure!(output.status.success(), "`api {}` failed: {log}", words.join(" "));
+        Ok((printed, log))
     }
 
     /// The stores, opened as every process of the product opens them.

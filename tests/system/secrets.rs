@@ -1,21 +1,25 @@
-//! What was confided stays where it belongs: no log at its most talkative and no refusal holds a credential,
-//! or anything of what somebody said to the model and was told by it.
+//! What was confided stays where it belongs: no log at its most talkative, no page of metrics, no refusal and
+//! nothing in the audit log holds a credential, or anything of what somebody said to the model and was told by it.
 
 use std::fmt;
 
 use anyhow::Context as _;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use shared::audit::{AuditFilter, AuditLog};
 use tests::{
-    client::{Stream, assert_whole},
+    client::{Client, Stream, assert_whole},
     on_both_databases,
     servers::Kind,
-    system::{Api, Cli, System},
+    system::{Api, Cli, Running, System},
 };
 use uuid::Uuid;
 
 on_both_databases!(no_secret_is_told_to_anybody_else);
+
+/// The address of the first admin.
+const ADMIN: &str = "admin@example.com";
 
 /// All that our crates say, and of the others more than anybody asks for in production.
 const LEVEL: &str = "debug,api=trace,shared=trace,worker=trace,migration=trace";
@@ -25,21 +29,35 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
     let cli = if kind == Kind::Postgres { Cli::Real } else { Cli::Fake };
     let mut secrets = Secrets::default();
     let credential = secrets.made_up("the provider's credential");
-    let system = System::start(kind, cli).await?.with("LOG_LEVEL", LEVEL).with("ANTHROPIC_API_KEY", &credential);
+    let metrics_token = secrets.made_up("the token of the metrics");
+    let system = System::start(kind, cli)
+        .await?
+        .with("LOG_LEVEL", LEVEL)
+        .with("ANTHROPIC_API_KEY", &credential)
+        .with("JWT_SECRET", &secrets.made_up("what signs access tokens"))
+        .with("ADMIN_EMAIL", ADMIN)
+        .with("ADMIN_PASSWORD", &secrets.made_up("the first admin's password"))
+        .with("METRICS_TOKEN", &metrics_token)
+        .with("WORKER_HTTP_PORT", "0");
     if let Some(password) = password_of(system.database.url()) {
         secrets.note("the database's password", password);
     }
     let (mut api, mut worker) = (system.api().await?, system.worker().await?);
-    secrets.note("a key", &api.key);
+    secrets.note_token("a key", &api.key);
+    secrets.note("the hash of a password", "$argon2");
 
     let jobs = [complete(&api, &mut secrets).await?, cancel(&api, &mut secrets).await?, fail(&api, &mut secrets, kind).await?];
-    let problems = refusals(&api, &mut secrets).await?;
+    let mut problems = refusals(&api, &mut secrets).await?;
+    problems.extend(accounts(&api, &mut secrets).await?);
+    let log_of_operator = operate(&system, &api, &mut secrets).await?;
+    let pages = metrics(&api, &mut worker, &metrics_token, &mut problems).await?;
+    let audit = AuditLog::new(&system.store().await?).list(AuditFilter { actor: None, action: None, before: None, limit: 1000 }).await?;
     for process in [&worker, &api.process] {
         process.signal(Signal::TERM)?;
     }
-    let logs = [("worker", worker.whole_log().await?), ("api", api.process.whole_log().await?)];
+    let logs = [("worker", worker.whole_log().await?), ("api", api.process.whole_log().await?), ("operator", log_of_operator)];
 
-    assert!(secrets.0.len() > 10, "{secrets:?}");
+    assert!(secrets.0.len() > 30, "{secrets:?}");
     for (name, log) in &logs {
         assert_eq!(secrets.told_by(log), Vec::<String>::new(), "in the log of the {name}");
     }
@@ -50,11 +68,104 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
     for problem in &problems {
         assert_eq!(secrets.told_by(problem), Vec::<String>::new(), "in a refusal");
     }
+    for page in &pages {
+        assert!(page.contains("process_resident_memory_bytes"), "{page}");
+        assert_eq!(secrets.told_by(page), Vec::<String>::new(), "in the metrics");
+    }
+    for action in ["user.register", "login", "login.failed", "token.reused", "logout", "key.create", "key.revoke"] {
+        assert!(audit.iter().any(|entry| entry.action == action), "nobody noted `{action}`");
+    }
+    for entry in &audit {
+        assert_eq!(secrets.told_by(&format!("{entry:?}")), Vec::<String>::new(), "in the audit log");
+    }
     if kind == Kind::Postgres {
         let shown = system.mock.requests().iter().any(|request| request.header("x-api-key") == Some(&credential));
         assert!(shown, "the credential was in use");
     }
     Ok(())
+}
+
+/// Everything that is done with accounts, well and badly; the refusals.
+async fn accounts(api: &Api, secrets: &mut Secrets) -> anyhow::Result<Vec<String>> {
+    let (email, password) = ("ann@example.com", secrets.made_up("a password"));
+    let base = api.client.base();
+    let nobody = reqwest::Client::new();
+    let auth = |path: &str, body: Value| nobody.post(format!("{base}/api/auth/{path}")).json(&body);
+    let mut problems = Vec::new();
+
+    let registered = Login::of(auth("register", json!({"email": email, "password": password})), secrets).await?;
+    let login = Login::of(auth("login", json!({"email": email, "password": password})), secrets).await?;
+    let renewed = Login::of(auth("refresh", json!({"refresh_token": login.refresh_token})), secrets).await?;
+    let client = Client::of_login(base, &renewed.access_token);
+    let key: Value =
+        client.request(Method::POST, "/api/auth/api-keys").json(&json!({"name": "k"})).send().await?.error_for_status()?.json().await?;
+    let (id, key) = (key["api_key"]["id"].as_str().context("an id")?, key["key"].as_str().context("a key")?);
+    secrets.note_token("a user's key", key);
+    let with_key = Client::new(base, key);
+    with_key.request(Method::GET, "/api/jobs").send().await?.error_for_status()?;
+    client.request(Method::DELETE, &format!("/api/auth/api-keys/{id}")).send().await?.error_for_status()?;
+    Client::of_login(base, &registered.access_token).request(Method::POST, "/api/auth/logout").send().await?.error_for_status()?;
+
+    let mut wrong = || secrets.made_up("a wrong password");
+    let profile = |body: Value| client.request(Method::PUT, "/api/auth/profile").json(&body);
+    for request in [
+        auth("login", json!({"email": email, "password": wrong()})),
+        auth("login", json!({"email": "nobody@example.com", "password": wrong()})),
+        auth("login", json!({"email": wrong(), "password": wrong()})),
+        auth("login", json!({"email": email, "passwort": wrong()})),
+        auth("register", json!({"email": email, "password": wrong()})),
+        auth("register", json!({"email": "bob@example.com", "password": &wrong()[..8]})),
+        profile(json!({"password": wrong(), "current_password": wrong()})),
+        auth("refresh", json!({"refresh_token": wrong()})),
+        auth("refresh", json!({"refresh_token": registered.refresh_token})),
+        // The last one, as it ends the login: this was used before.
+        auth("refresh", json!({"refresh_token": login.refresh_token})),
+    ] {
+        let answer = request.send().await?;
+        assert!(answer.status().is_client_error(), "{}", answer.status());
+        problems.push(answer.text().await?);
+    }
+    Ok(problems)
+}
+
+/// A login, whose tokens are secrets from then on.
+struct Login {
+    access_token: String,
+    refresh_token: String,
+}
+
+impl Login {
+    async fn of(request: RequestBuilder, secrets: &mut Secrets) -> anyhow::Result<Self> {
+        let login: Value = request.send().await?.error_for_status()?.json().await?;
+        let text = |name: &str| login[name].as_str().context("a token").map(str::to_owned);
+        let login = Self { access_token: text("access_token")?, refresh_token: text("refresh_token")? };
+        secrets.note_token("an access token", &login.access_token);
+        secrets.note_token("a refresh token", &login.refresh_token);
+        Ok(login)
+    }
+}
+
+/// A key made by an operator, and in use; the log of that.
+async fn operate(system: &System, api: &Api, secrets: &mut Secrets) -> anyhow::Result<String> {
+    let (key, log) = system.operate(&["key", "create", "--email", ADMIN, "--name", "k", "--scope", "read,admin"]).await?;
+    secrets.note_token("an operator's key", key.trim());
+    Client::new(api.client.base(), key.trim()).request(Method::GET, "/api/jobs").send().await?.error_for_status()?;
+    Ok(log)
+}
+
+/// The metrics of both, which somebody with a wrong token asked for as well.
+async fn metrics(api: &Api, worker: &mut Running, token: &str, problems: &mut Vec<String>) -> anyhow::Result<[String; 2]> {
+    let line = worker.said("Answering on http://").await?;
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).context("an address")?;
+    let of_worker = format!("http://{address}");
+    let mut pages = [api.client.base(), &of_worker].map(str::to_owned);
+    for page in &mut pages {
+        let wrong = Client::of_login(page, &token.replace('4', "5")).request(Method::GET, "/health/metrics").send().await?;
+        problems.push(wrong.text().await?);
+        let right = Client::of_login(page, token).request(Method::GET, "/health/metrics").send().await?;
+        *page = right.error_for_status()?.text().await?;
+    }
+    Ok(pages)
 }
 
 /// A job that says what it was told to; its id.
@@ -164,9 +275,16 @@ impl Secrets {
         self.0.push((secret.to_owned(), what));
     }
 
+    /// A token or a key; what it ends with tells as much as all of it.
+    fn note_token(&mut self, what: &'static str, token: &str) {
+        let secret = token.rsplit(['.', '_']).next().unwrap_or(token);
+        self.note(what, secret);
+    }
+
     /// A word that stands nowhere else in the world.
     fn made_up(&mut self, what: &'static str) -> String {
-        let secret = format!("secret{}", Uuid::new_v4().simple());
+        // Long enough to sign with, and no word that the product knows for a bad one.
+        let secret = format!("hidden{}", Uuid::new_v4().simple());
         self.note(what, &secret);
         secret
     }
