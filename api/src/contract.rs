@@ -24,6 +24,9 @@ use shared::{
     workers::WorkerState,
 };
 
+/// Text without NUL, which neither a command line nor a database takes. `body` refuses it everywhere.
+pub const TEXT_PATTERN: &str = r"^[^\x00]*$";
+
 /// What a value looks like in the contract.
 pub trait Schema {
     /// The schema, written where it is used.
@@ -31,7 +34,7 @@ pub trait Schema {
 }
 
 /// A noun of `shared` in the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Wire<T>(pub T);
 
@@ -108,7 +111,7 @@ impl Secret {
 
 impl Schema for Secret {
     fn schema() -> MetaSchema {
-        MetaSchema::new_with_format("string", "password")
+        MetaSchema { pattern: Some(TEXT_PATTERN.to_owned()), ..MetaSchema::new_with_format("string", "password") }
     }
 }
 

@@ -63,9 +63,30 @@ pub fn service() -> OpenApiService<impl OpenApi, ()> {
 /// The contract as it stands in `openapi.yaml`.
 pub fn yaml() -> String {
     // poem-openapi cannot say of an object that it takes no other fields, and our bodies take none.
-    BODIES.iter().fold(service().spec_yaml(), |yaml, body| {
+    let closed = BODIES.iter().fold(service().spec_yaml(), |yaml, body| {
         let open = format!("    {body}:\n      type: object\n");
         yaml.replacen(&open, &format!("{open}      additionalProperties: false\n"), 1)
+    });
+    // Within `ImageBlock`, and only there.
+    let open = "        source:\n          type: object\n";
+    with_null_among_words(&closed.replacen(open, &format!("{open}          additionalProperties: false\n"), 1))
+}
+
+/// `yaml` with null in every enum that is nullable: beside an enum, `nullable` allows nothing, and poem-openapi
+/// writes nothing but that.
+fn with_null_among_words(yaml: &str) -> String {
+    let mut last = "";
+    yaml.lines().fold(String::with_capacity(yaml.len()), |mut all, line| {
+        let is_of_enum = line.strip_suffix("nullable: true").is_some_and(|indent| {
+            indent.trim().is_empty() && last.strip_prefix(indent).is_some_and(|word| word.starts_with("- ") && word != "- null")
+        });
+        if is_of_enum {
+            all.push_str(&line.replace("nullable: true", "- null\n"));
+        }
+        all.push_str(line);
+        all.push('\n');
+        last = line;
+        all
     })
 }
 

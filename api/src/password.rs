@@ -17,7 +17,7 @@ use shared::{
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use crate::{
-    contract::Schema,
+    contract::{Schema, TEXT_PATTERN},
     error::{ApiError, Code},
 };
 
@@ -66,7 +66,12 @@ impl Password {
 
 impl Schema for Password {
     fn schema() -> MetaSchema {
-        MetaSchema { min_length: Some(MIN_CHARS), max_length: Some(MAX_CHARS), ..MetaSchema::new_with_format("string", "password") }
+        MetaSchema {
+            min_length: Some(MIN_CHARS),
+            max_length: Some(MAX_CHARS),
+            pattern: Some(TEXT_PATTERN.to_owned()),
+            ..MetaSchema::new_with_format("string", "password")
+        }
     }
 }
 

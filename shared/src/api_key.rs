@@ -24,7 +24,7 @@ const PUBLIC: usize = 8;
 const SECRET: usize = 43;
 
 /// What a key may be used for. The rights of its owner are the most it can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Send jobs, cancel them, change sessions.

@@ -1,24 +1,71 @@
-"""What schemathesis cannot know: the settings of the server, and what it has sent before."""
+"""What schemathesis cannot know: the settings of the server, who it is, and what it has sent before."""
 
 import itertools
 import os
+from datetime import UTC, datetime, timedelta
 
 import schemathesis
 
 requests = itertools.count()
 
 
+# One pixel.
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    """Name the models that `MODELS` allows: a job may name no other, whatever it is spelled like."""
-    fields = raw_schema["components"]["schemas"]["CreateChat"]["properties"]
+    """Say what the contract leaves to words, or the server's settings decide; leave out `WITHOUT`."""
+    without = os.environ["WITHOUT"].split(",")
+    for path in raw_schema["paths"].values():
+        for method in [method for method, operation in path.items() if operation["operationId"] in without]:
+            del path[method]
+    schemas = raw_schema["components"]["schemas"]
+
+    # A job may name the models of `MODELS` and no other, whatever it is spelled like.
+    fields = schemas["CreateChat"]["properties"]
     for field in ("model", "fallback_model"):
         fields[field]["enum"] = [*os.environ["MODELS"].split(","), None]
+    # A picture must be one, of the type it is said to be.
+    fields = schemas["ImageBlock"]["properties"]["source"]["properties"]
+    fields["media_type"]["enum"] = ["image/png"]
+    fields["data"] = {"type": "string", "enum": [PICTURE]}
+
+    for schema in schemas.values():
+        fields = schema.get("properties", {})
+        if schema.get("additionalProperties") is not False:
+            continue
+        # RFC 5321 in one pattern would be read by nobody.
+        if "email" in fields:
+            fields["email"] |= {"pattern": "^[a-z0-9]{1,20}@[a-z0-9]{1,20}[.]example$", "maxLength": 50}
+        if "expires_at" in fields:
+            fields["expires_at"]["enum"] = ["2126-11-24T00:00:00Z", None]
+        if "allowed_ips" in fields:
+            fields["allowed_ips"]["items"]["enum"] = ["127.0.0.0/8", "::1", "2001:db8::/32"]
+
+    # Both need the password that is right until now, which nobody told the tool, and end other logins.
+    for field in ("email", "password"):
+        del schemas["UpdateProfile"]["properties"][field]
+
+    # One must be before the other, and not too long before.
+    today = datetime.now(UTC).replace(microsecond=0)
+    days = {"from": (300, 30), "to": (20, 10)}
+    for parameter in raw_schema["paths"]["/api/usage"]["get"]["parameters"]:
+        if parameter["name"] in days:
+            times = [today - timedelta(days=ago) for ago in days[parameter["name"]]]
+            parameter["schema"]["enum"] = [time.isoformat().replace("+00:00", "Z") for time in times]
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Send no idempotency key twice: with another body that is refused, as it must be. What is no key stays."""
+    """Send no idempotency key twice: with another body that is refused, as it must be. What is no key stays.
+
+    And leave the own account as it is: in the place of its id in a path, another one is sent.
+    """
     key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = f"{key[:247]}{next(requests):08}"
+    if case.method != "GET":
+        for name, value in (case.path_parameters or {}).items():
+            if value == os.environ["OWN_ID"]:
+                case.path_parameters[name] = "user_" + "0" * 32

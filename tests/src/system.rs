@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use api::password::{Password, Passwords};
 use rustix::process::{Pid, Signal, kill_process};
 use shared::{
     api_key::Scope,
@@ -18,7 +19,7 @@ use shared::{
     audit::By,
     config::{Env, StoreConfig},
     store::Store,
-    user::{PasswordHash, Role, UserLimits},
+    user::{Role, UserLimits},
     users::{NewUser, Users},
     workers::{Membership, NewWorker},
 };
@@ -30,6 +31,7 @@ use tokio::{
 };
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     client::Client,
@@ -126,8 +128,8 @@ impl System {
     async fn make_key(&self) -> anyhow::Result<String> {
         let store = self.store().await?;
         let limits = UserLimits { rate_limit_per_hour: Some(1_000_000), ..UserLimits::default() };
-        // Nobody logs in as this user: what stands for the password is none.
-        let password = PasswordHash::new("none".to_owned());
+        // Nobody logs in as this user: nobody knows the password.
+        let password = Passwords::default().hash(&Password::new(Uuid::new_v4().to_string())).await?;
         let new = NewUser { email: "user@example.com".parse()?, name: None, password, role: Role::User, limits };
         let user = Users::new(&store).create(new, &By::default()).await?;
         let new = NewApiKey {

@@ -41,10 +41,10 @@ pub struct ApiKeysApi;
 #[serde(deny_unknown_fields)]
 pub struct CreateApiKey {
     /// What you call it.
-    #[oai(validator(min_length = 1, max_length = 100))]
+    #[oai(validator(min_length = 1, max_length = 100, pattern = r"^[^\x00]*$"))]
     name: String,
     /// What it may be used for: `chat` and `read` if absent. `admin` only for admins.
-    #[oai(nullable, validator(min_items = 1, max_items = 3))]
+    #[oai(nullable, validator(min_items = 1, max_items = 3, unique_items))]
     scopes: Option<Vec<Wire<Scope>>>,
     /// When it stops to work; never if absent.
     #[oai(nullable)]

@@ -22,7 +22,7 @@ use shared::{
 use crate::{
     app::App,
     auth::{self, Account, Anyone, Authenticated},
-    body::{Check, Checked, Faults},
+    body::{Check, Checked, Faults, present},
     client_address::{self, ClientAddress},
     config::{Bootstrap, Registration},
     contract::{Secret, Wire},
@@ -49,10 +49,10 @@ struct Register {
     #[oai(write_only)]
     password: Wire<Password>,
     /// What they like to be called.
-    #[oai(nullable, validator(min_length = 1, max_length = 100))]
+    #[oai(nullable, validator(min_length = 1, max_length = 100, pattern = r"^[^\x00]*$"))]
     name: Option<String>,
     /// `admin`: for admins to give, and for the first one to take. `user` if absent.
-    #[oai(nullable)]
+    #[serde(default, deserialize_with = "present")]
     role: Option<Wire<Role>>,
 }
 
@@ -83,7 +83,7 @@ struct Refresh {
 struct UpdateProfile {
     /// What you like to be called; null for nothing.
     #[serde(default)]
-    #[oai(nullable, validator(min_length = 1, max_length = 100))]
+    #[oai(nullable, validator(min_length = 1, max_length = 100, pattern = r"^[^\x00]*$"))]
     name: MaybeUndefined<String>,
     /// The address to log in with. Needs `current_password`.
     #[oai(nullable, validator(max_length = 254, pattern = "^[^@]+@[^@]+$"))]

@@ -28,7 +28,7 @@ use crate::{
     app::App,
     auth::{Authenticated, Chat},
     body::{Check, Checked},
-    contract::{LastEventId, Schema, Wire},
+    contract::{LastEventId, Schema, TEXT_PATTERN, Wire},
     error::{ApiError, FieldError},
     limit::Charge,
     models::Models,
@@ -40,8 +40,6 @@ use crate::{
 
 const MODEL_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$";
 const TOOL_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_]{0,63}$";
-/// Text without NUL, which neither a command line nor a database takes. `body` refuses it everywhere.
-const TEXT_PATTERN: &str = r"^[^\x00]*$";
 const MAX_TOOLS: usize = 64;
 const MAX_TURNS: u32 = 1000;
 const MAX_BUDGET_USD: f64 = 1000.0;

@@ -48,7 +48,7 @@ struct CreateUser {
     #[oai(write_only)]
     password: Wire<Password>,
     /// What they like to be called.
-    #[oai(nullable, validator(min_length = 1, max_length = 100))]
+    #[oai(nullable, validator(min_length = 1, max_length = 100, pattern = r"^[^\x00]*$"))]
     name: Option<String>,
     /// What the account is for; `user` if absent.
     #[serde(default, deserialize_with = "present")]
@@ -78,7 +78,7 @@ struct UpdateUser {
     password: Option<Wire<Password>>,
     /// What they like to be called; null for nothing.
     #[serde(default)]
-    #[oai(nullable, validator(min_length = 1, max_length = 100))]
+    #[oai(nullable, validator(min_length = 1, max_length = 100, pattern = r"^[^\x00]*$"))]
     name: MaybeUndefined<String>,
     /// What the account is for.
     #[serde(default, deserialize_with = "present")]
