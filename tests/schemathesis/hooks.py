@@ -26,6 +26,10 @@ def before_load_schema(context, raw_schema):
     fields = schemas["CreateChat"]["properties"]
     for field in ("model", "fallback_model"):
         fields[field]["enum"] = [*os.environ["MODELS"].split(","), None]
+    # Which tools there are the installed CLI says, and which are on an admin, who tries those switches in the same run.
+    fields["tools"]["maxItems"] = 0
+    # The form of an answer must itself be a JSON Schema, of an object.
+    fields["output_schema"]["enum"] = [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "object"}, None]
     # A picture must be one, of the type it is said to be.
     fields = schemas["ImageBlock"]["properties"]["source"]["properties"]
     fields["media_type"]["enum"] = ["image/png"]

@@ -256,16 +256,6 @@ impl UserDetails {
 }
 
 impl UpdateUser {
-    fn is_empty(&self) -> bool {
-        let Self { email, password, name, role, disabled, rate_limit_per_hour, max_concurrent_jobs, daily_budget_usd } = self;
-        let has_plain = email.is_some() || password.is_some() || role.is_some() || disabled.is_some();
-        let has_clearable = !(name.is_undefined()
-            && rate_limit_per_hour.is_undefined()
-            && max_concurrent_jobs.is_undefined()
-            && daily_budget_usd.is_undefined());
-        !has_plain && !has_clearable
-    }
-
     async fn into_change(self, app: &App) -> Result<UserChange, ApiError> {
         let password = match &self.password {
             Some(Wire(password)) => Some(app.passwords.hash(password).await?),
@@ -300,7 +290,6 @@ impl Check for CreateUser {
 impl Check for UpdateUser {
     fn check(&self) -> Vec<FieldError> {
         let mut faults = Faults::default();
-        faults.unless(!self.is_empty(), "", "must name something to change");
         if let Some(email) = &self.email {
             check_email(&mut faults, email);
         }
