@@ -205,7 +205,19 @@ mod tests {
 
     #[test]
     fn the_contract_says_that_a_body_takes_no_other_fields() {
-        assert_eq!(yaml().matches("additionalProperties: false").count(), BODIES.len());
+        // And the source of a picture, which is within one.
+        assert_eq!(yaml().matches("additionalProperties: false").count(), BODIES.len() + 1);
+    }
+
+    #[test]
+    fn null_is_among_the_words_of_what_may_be_null() {
+        let word = "role:\n  enum:\n  - user\n  - admin\n";
+        let known = format!("{word}  - null\n  nullable: true\n");
+
+        assert_eq!(with_null_among_words(&format!("{word}  nullable: true\n")), known);
+        assert_eq!(with_null_among_words(&known), known);
+        let others = "a:\n  required:\n  - b\n  properties:\n    b:\n      type: string\n      nullable: true\n";
+        assert_eq!(with_null_among_words(&format!("{word}{others}")), format!("{word}{others}"));
     }
 
     #[test]
