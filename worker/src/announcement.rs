@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    chat::{self, Workshop},
     claude::{
         command::{self, Relay},
         control,
@@ -29,6 +28,7 @@ use crate::{
         sandbox,
         stream::{Parser, Step},
     },
+    workshop::{self, Workshop},
 };
 
 /// How long the CLI may take to answer. It takes half a second.
@@ -146,9 +146,9 @@ async fn ask(workshop: &Workshop, named: Option<&[String]>, stop: &CancellationT
         Some(_) => PathBuf::from(sandbox::SOCKETS).join("none.sock"),
         None => dir.sockets().join("none.sock"),
     });
-    let command = command::question(named, &chat::surroundings(workshop, &dir, nowhere, None));
+    let command = command::question(named, &workshop::surroundings(workshop, &dir, nowhere, None));
     // Whoever asks waits for the answer, and ends the process if it does not come.
-    let launch = Launch { silence: ANSWER_LIMIT, ..chat::launch(workshop, command, &dir) };
+    let launch = Launch { silence: ANSWER_LIMIT, ..workshop::launch(workshop, command, &dir) };
     let mut process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)?;
     let answer = stop.run_until_cancelled(timeout(ANSWER_LIMIT, answer(&mut process))).await;
     // The folder goes after the process, not under it.

@@ -1,14 +1,13 @@
 //! One attempt of one job, from its folder to its outcome. Whatever happens in here, the process and all
 //! it started are gone when `run` answers.
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use shared::{
     consumption::Consumption,
     event::EventBody,
-    job::{ChatSpec, JobResult, NanoUsd, RetryAfterOutput},
+    job::{JobResult, NanoUsd, RetryAfterOutput},
     lease::{Lease, Outcome, Report, SpoolError},
-    tools::Tools,
 };
 use tokio::{
     sync::watch,
@@ -18,46 +17,23 @@ use uuid::Uuid;
 
 use crate::{
     claude::{
-        command::{self, CommandLine, Surroundings},
-        control,
+        command, control,
         failure::{Code, Failure, Retry},
         lines::LineError,
-        process::{Entitlement, Exit, LINE_LIMIT, Launch, Process, SpawnError},
-        relay::{Endpoint, Listen, Relay},
-        sandbox::{self, Confinement, Mounts, Sandbox},
+        process::{Entitlement, Exit, LINE_LIMIT, Process, SpawnError},
+        relay::{Listen, Relay},
         stream::{Parser, Step, TurnResult},
-        upstream::Upstream,
     },
-    config::Config,
-    job_dir::{JobDir, JobsRoot},
-    metrics::Metrics,
+    job_dir::JobDir,
     runner::retry_delay,
+    tools,
+    workshop::{self, Workshop},
 };
 
 /// How long each polite word to a process that is to end may take to work.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the CLI may take to read its input.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-/// How long the model's API may take to begin an answer.
-const API_TIMEOUT: Duration = Duration::from_mins(2);
-/// How long it may be silent in the middle of one.
-const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// What all attempts of this worker have in common.
-pub struct Workshop {
-    /// The settings.
-    pub config: Config,
-    /// Where the folders of attempts are made.
-    pub jobs: JobsRoot,
-    /// The model's API.
-    pub upstream: Upstream,
-    /// The sandbox, where one works.
-    pub sandbox: Option<Sandbox>,
-    /// Which tools jobs may use.
-    pub tools: Tools,
-    /// What this worker measures.
-    pub metrics: Metrics,
-}
 
 /// Why an attempt is to end before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +71,7 @@ pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
     let claimed = Instant::now();
     let Reins { stop, started, used } = reins;
     let spec = &lease.job().spec;
-    let tools = match tools_of(workshop, spec).await {
+    let tools = match tools::of_job(workshop, spec).await {
         Ok(tools) => tools,
         Err(outcome) => return Ending { outcome: Some(outcome), report: Report::default() },
     };
@@ -160,9 +136,9 @@ impl<'a> Attempt<'a> {
             None => Listen::Loopback,
         };
         let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
-        let surroundings = surroundings(workshop, &dir, way(&relay), lease.job().traceparent.clone());
+        let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), lease.job().traceparent.clone());
         let command = command::build(&lease.job().spec, &tools, lease.job().budget_left(), &surroundings);
-        let launch = launch(workshop, command, &dir);
+        let launch = workshop::launch(workshop, command, &dir);
         let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living).map_err(|error| unstartable(lease, &error))?;
         Ok(Self {
             lease,
@@ -411,109 +387,7 @@ fn outcome_of(failure: &Failure, lease: &Lease) -> Outcome {
     }
 }
 
-/// The tools of this job: what it names, or else the operator's default, as far as the key it came with
-/// and the switches allow now. Without a sandbox there are none, unless the operator insists.
-async fn tools_of(workshop: &Workshop, spec: &ChatSpec) -> Result<Vec<String>, Outcome> {
-    let wanted = spec.tools.as_ref().unwrap_or(&workshop.config.default_tools);
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    if workshop.sandbox.is_none() && !workshop.config.unsandboxed_tools {
-        let is_named = spec.tools.is_some();
-        return if is_named { Err(Outcome::Failed(Failure::new(Code::ToolsUnavailable).error)) } else { Ok(Vec::new()) };
-    }
-    let switched_off = workshop.tools.switched_off().await.map_err(|error| {
-        tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not read which tools are switched off");
-        // Not begun, so nothing failed: a worker that can read the record takes it.
-        if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
-    })?;
-    allowed(spec, wanted, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
-}
-
-/// Those of `wanted` that the job may use: of what it names, all or none of it runs.
-fn allowed(spec: &ChatSpec, wanted: &[String], switched_off: &HashSet<String>) -> Result<Vec<String>, Failure> {
-    let is_allowed = |tool: &String| !switched_off.contains(tool) && spec.allowed_tools.as_ref().is_none_or(|tools| tools.contains(tool));
-    match wanted.iter().find(|tool| !is_allowed(tool)) {
-        Some(tool) if spec.tools.is_some() => Err(Failure::of_tool(tool)),
-        _ => Ok(wanted.iter().filter(|tool| is_allowed(tool)).cloned().collect()),
-    }
-}
-
-/// The way to the API that the process is told of.
-fn way(relay: &Relay) -> command::Relay {
-    match relay.endpoint() {
-        Endpoint::Socket(_) => command::Relay::UnixSocket(PathBuf::from(sandbox::SOCKETS).join("api.sock")),
-        Endpoint::Url(url) => command::Relay::Url(url.clone()),
-    }
-}
-
-/// Where a process of this worker lives, as it sees it itself.
-pub(crate) fn surroundings(workshop: &Workshop, dir: &JobDir, relay: command::Relay, traceparent: Option<String>) -> Surroundings {
-    let inside = |inside: &str, outside: PathBuf| if workshop.sandbox.is_some() { PathBuf::from(inside) } else { outside };
-    Surroundings {
-        home: inside(sandbox::HOME, dir.home()),
-        config_dir: inside(sandbox::CONFIG, dir.config()),
-        tmp_dir: inside("/tmp", dir.tmp()),
-        path: if workshop.sandbox.is_some() { "/usr/local/bin:/usr/bin:/bin".to_owned() } else { workshop.config.search_path.clone() },
-        relay,
-        api_timeout: API_TIMEOUT,
-        stream_idle_timeout: STREAM_IDLE_TIMEOUT,
-        traceparent,
-    }
-}
-
-/// The CLI with `command`, in its folder and its sandbox.
-pub(crate) fn launch(workshop: &Workshop, command: CommandLine, dir: &JobDir) -> Launch {
-    let config = &workshop.config;
-    let confine = |sandbox: &Sandbox| Confinement {
-        sandbox: sandbox.clone(),
-        mounts: Mounts { workspace: dir.workspace(), config: dir.config(), home: dir.home(), sockets: dir.sockets() },
-    };
-    Launch {
-        program: config.find_claude(),
-        args: command.args.into_iter().map(Into::into).collect(),
-        env: command.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-        cwd: dir.workspace(),
-        sandbox: workshop.sandbox.as_ref().map(confine),
-        supervisor: Launch::SUPERVISOR.into(),
-        silence: config.store.timing.entitlement(),
-    }
-}
-
 fn unstartable(lease: &Lease, error: &SpawnError) -> Failure {
     tracing::error!(job.id = %lease.job().id, %error, cause = ?std::error::Error::source(error), "Could not start the CLI for job `{}`", lease.job().id);
     Failure::new(Code::CliUnavailable)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn of_the_operators_default_a_job_has_what_is_allowed() {
-        let spec = ChatSpec { allowed_tools: Some(names(&["Read", "Bash"])), ..ChatSpec::text("hi") };
-        let defaults = names(&["Bash", "Read", "Write"]);
-
-        assert_eq!(allowed(&ChatSpec::text("hi"), &defaults, &HashSet::new()), Ok(defaults.clone()));
-        assert_eq!(allowed(&spec, &defaults, &HashSet::from(["Bash".to_owned()])), Ok(names(&["Read"])));
-        assert_eq!(allowed(&ChatSpec { allowed_tools: Some(Vec::new()), ..spec }, &defaults, &HashSet::new()), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn a_job_that_names_what_is_not_allowed_fails_and_says_what() {
-        let tools = names(&["Read", "Bash"]);
-        let spec = ChatSpec { tools: Some(tools.clone()), ..ChatSpec::text("hi") };
-        let narrow = ChatSpec { allowed_tools: Some(names(&["Read"])), ..spec.clone() };
-
-        let switched_off = allowed(&spec, &tools, &HashSet::from(["Bash".to_owned()])).expect_err("switched off");
-        let beyond = allowed(&narrow, &tools, &HashSet::new()).expect_err("beyond the key");
-
-        assert_eq!(switched_off, beyond);
-        assert_eq!((switched_off.error.code.as_str(), switched_off.retry), ("tool_not_allowed", Retry::No));
-        assert!(switched_off.error.detail.contains("`Bash`"), "{}", switched_off.error.detail);
-    }
 }

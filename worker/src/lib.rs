@@ -9,3 +9,5 @@ pub mod job_dir;
 pub mod metrics;
 pub mod runner;
 pub mod supervise;
+pub mod tools;
+pub mod workshop;

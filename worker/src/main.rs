@@ -9,7 +9,6 @@ use shared::{config::Env, reconciler, store::Store, telemetry, tools::Tools};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::{
-    chat::Workshop,
     claude::{process::Launch, sandbox::Sandbox, upstream::Upstream},
     config::{Config, find_program},
     http::{self, Pages},
@@ -17,6 +16,7 @@ use worker::{
     metrics::Metrics,
     runner::{self, Shutdown},
     supervise::{Supervise, Tether},
+    workshop::Workshop,
 };
 
 /// Runs chat jobs with the Claude CLI. Its settings are environment variables (see `.env.example`).

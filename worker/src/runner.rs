@@ -27,10 +27,11 @@ use tracing::Instrument as _;
 
 use crate::{
     announcement,
-    chat::{self, Ending, Reins, Stop, Workshop},
+    chat::{self, Ending, Reins, Stop},
     claude::process::Entitlement,
     config::host,
     metrics::{Attempt, End, Pulse},
+    workshop::Workshop,
 };
 
 /// How long jobs that were told to end may take to do it: two words with their grace, and the record.

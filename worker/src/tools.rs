@@ -1,0 +1,72 @@
+//! Which tools a job has when it starts: that may be less than it was accepted with.
+
+use std::collections::HashSet;
+
+use shared::{job::ChatSpec, lease::Outcome};
+
+use crate::{
+    claude::failure::{Code, Failure},
+    workshop::Workshop,
+};
+
+/// The tools of this job: what it names, or else the operator's default, as far as the key it came with
+/// and the switches allow now. Without a sandbox there are none, unless the operator insists.
+pub async fn of_job(workshop: &Workshop, spec: &ChatSpec) -> Result<Vec<String>, Outcome> {
+    let wanted = spec.tools.as_ref().unwrap_or(&workshop.config.default_tools);
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    if workshop.sandbox.is_none() && !workshop.config.unsandboxed_tools {
+        let is_named = spec.tools.is_some();
+        return if is_named { Err(Outcome::Failed(Failure::new(Code::ToolsUnavailable).error)) } else { Ok(Vec::new()) };
+    }
+    let switched_off = workshop.tools.switched_off().await.map_err(|error| {
+        tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not read which tools are switched off");
+        // Not begun, so nothing failed: a worker that can read the record takes it.
+        if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
+    })?;
+    allowed(spec, wanted, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
+}
+
+/// Those of `wanted` that the job may use: of what it names, all or none of it runs.
+fn allowed(spec: &ChatSpec, wanted: &[String], switched_off: &HashSet<String>) -> Result<Vec<String>, Failure> {
+    let is_allowed = |tool: &String| !switched_off.contains(tool) && spec.allowed_tools.as_ref().is_none_or(|tools| tools.contains(tool));
+    match wanted.iter().find(|tool| !is_allowed(tool)) {
+        Some(tool) if spec.tools.is_some() => Err(Failure::of_tool(tool)),
+        _ => Ok(wanted.iter().filter(|tool| is_allowed(tool)).cloned().collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claude::failure::Retry;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn of_the_operators_default_a_job_has_what_is_allowed() {
+        let spec = ChatSpec { allowed_tools: Some(names(&["Read", "Bash"])), ..ChatSpec::text("hi") };
+        let defaults = names(&["Bash", "Read", "Write"]);
+
+        assert_eq!(allowed(&ChatSpec::text("hi"), &defaults, &HashSet::new()), Ok(defaults.clone()));
+        assert_eq!(allowed(&spec, &defaults, &HashSet::from(["Bash".to_owned()])), Ok(names(&["Read"])));
+        assert_eq!(allowed(&ChatSpec { allowed_tools: Some(Vec::new()), ..spec }, &defaults, &HashSet::new()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_job_that_names_what_is_not_allowed_fails_and_says_what() {
+        let tools = names(&["Read", "Bash"]);
+        let spec = ChatSpec { tools: Some(tools.clone()), ..ChatSpec::text("hi") };
+        let narrow = ChatSpec { allowed_tools: Some(names(&["Read"])), ..spec.clone() };
+
+        let switched_off = allowed(&spec, &tools, &HashSet::from(["Bash".to_owned()])).expect_err("switched off");
+        let beyond = allowed(&narrow, &tools, &HashSet::new()).expect_err("beyond the key");
+
+        assert_eq!(switched_off, beyond);
+        assert_eq!((switched_off.error.code.as_str(), switched_off.retry), ("tool_not_allowed", Retry::No));
+        assert!(switched_off.error.detail.contains("`Bash`"), "{}", switched_off.error.detail);
+    }
+}
