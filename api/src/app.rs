@@ -6,8 +6,8 @@ use std::{
 };
 
 use shared::{
-    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, stats::Stats,
-    store::Store, tools::Tools, usage::UsageLog, users::Users, workers::Workers,
+    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, sessions::Sessions,
+    stats::Stats, store::Store, tools::Tools, usage::UsageLog, users::Users, workers::Workers, workspaces::Workspaces,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,10 @@ pub struct App {
     pub throttle: Throttle,
     /// Tools.
     pub tools: Tools,
+    /// Conversations.
+    pub sessions: Sessions,
+    /// Their files.
+    pub workspaces: Workspaces,
     /// Who runs jobs.
     pub workers: Workers,
     /// How things are, and how they went.
@@ -86,6 +90,8 @@ impl App {
             passwords: Passwords::default(),
             throttle: Throttle::new(config.auth_rate_limit_per_minute),
             limits,
+            sessions: Sessions::new(&store),
+            workspaces: Workspaces::new(&store),
             workers: Workers::new(&store),
             stats: Stats::new(&store),
             config: Arc::new(config),

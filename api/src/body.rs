@@ -92,6 +92,10 @@ pub fn present<'de, T: Deserialize<'de>, D: de::Deserializer<'de>>(deserializer:
 /// Parse and check a body.
 pub fn parse<T: DeserializeOwned + Check>(bytes: &[u8]) -> Result<T, ApiError> {
     let value = strict(bytes)?;
+    // serde would also take the fields one after the other.
+    if !value.is_object() {
+        return Err(ApiError::invalid(vec![FieldError::new("", "expected an object")]));
+    }
     let parsed: T = serde_path_to_error::deserialize(value).map_err(|error| {
         let detail = error.inner().to_string();
         ApiError::invalid(vec![FieldError::new(pointer(error.path(), &detail), without_value(detail))])
@@ -106,7 +110,8 @@ fn is_json(request: &Request) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-fn declared_length(request: &Request) -> Option<usize> {
+/// How long the body says it is.
+pub fn declared_length(request: &Request) -> Option<usize> {
     request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub models: Models,
     /// The largest request body, in bytes: `MAX_BODY_BYTES`.
     pub max_body_bytes: usize,
+    /// The largest file that is put into a workspace, in bytes: `MAX_FILE_BYTES`.
+    pub max_file_bytes: u64,
     /// The most connections at a time: `MAX_CONNECTIONS`.
     pub max_connections: usize,
     /// The most connections of one address at a time: `MAX_CONNECTIONS_PER_ADDRESS`.
@@ -116,6 +118,7 @@ impl Config {
             default_daily_budget: usd(env, "DEFAULT_DAILY_BUDGET_USD", 5.0)?,
             models: Models::of(env.text("MODELS")),
             max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
+            max_file_bytes: env.parsed("MAX_FILE_BYTES", 32 * 1024 * 1024)?,
             max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
             max_connections_per_address: at_least_one(env, "MAX_CONNECTIONS_PER_ADDRESS", 1_000)?,
             trusted_proxies: env.parsed("TRUSTED_PROXIES", TrustedProxies::default())?,

@@ -2,7 +2,7 @@
 //! or an answer: it reads and writes them by their own serde form, so the contract says only what they
 //! look like.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
 
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
@@ -123,6 +123,29 @@ pub struct ToolName(pub String);
 impl Schema for ToolName {
     fn schema() -> MetaSchema {
         MetaSchema { pattern: Some("^[A-Za-z][A-Za-z0-9_]{0,63}$".to_owned()), ..MetaSchema::new("string") }
+    }
+}
+
+/// The most pairs of [`Metadata`].
+pub const MAX_PAIRS: usize = 16;
+/// The longest key of one.
+pub const MAX_KEY_CHARS: usize = 64;
+/// The longest value of one.
+pub const MAX_VALUE_CHARS: usize = 512;
+
+/// A client's own words, to be checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Metadata(pub BTreeMap<String, String>);
+
+impl Schema for Metadata {
+    fn schema() -> MetaSchema {
+        let value = MetaSchema { max_length: Some(MAX_VALUE_CHARS), pattern: Some(TEXT_PATTERN.to_owned()), ..MetaSchema::new("string") };
+        MetaSchema {
+            max_properties: Some(MAX_PAIRS),
+            additional_properties: Some(Box::new(MetaSchemaRef::Inline(Box::new(value)))),
+            ..MetaSchema::new("object")
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use poem_openapi::{
     types::Type,
 };
 use serde::Serialize;
-use shared::api_key::Scope;
+use shared::{api_key::Scope, workspace::Refused};
 
 /// What went wrong, in a word that never changes its meaning. Adding one is harmless, renaming one
 /// breaks clients.
@@ -49,8 +49,13 @@ pub enum Code {
     LastAdmin,
     NotADeadLetter,
     WorkerDead,
+    SessionDeleted,
+    SessionArchived,
+    SessionBusy,
+    PathOccupied,
     PositionGone,
     BodyTooLarge,
+    WorkspaceFull,
     UnsupportedMediaType,
     InvalidRequest,
     IdempotencyKeyReused,
@@ -93,8 +98,13 @@ impl Code {
         Self::LastAdmin,
         Self::NotADeadLetter,
         Self::WorkerDead,
+        Self::SessionDeleted,
+        Self::SessionArchived,
+        Self::SessionBusy,
+        Self::PathOccupied,
         Self::PositionGone,
         Self::BodyTooLarge,
+        Self::WorkspaceFull,
         Self::UnsupportedMediaType,
         Self::InvalidRequest,
         Self::IdempotencyKeyReused,
@@ -135,6 +145,11 @@ impl Code {
             Self::LastAdmin => "last_admin",
             Self::NotADeadLetter => "not_a_dead_letter",
             Self::WorkerDead => "worker_dead",
+            Self::SessionDeleted => "session_deleted",
+            Self::SessionArchived => "session_archived",
+            Self::SessionBusy => "session_busy",
+            Self::PathOccupied => "path_occupied",
+            Self::WorkspaceFull => "workspace_full",
             Self::PositionGone => "position_gone",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -174,9 +189,16 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::EmailTaken | Self::LastAdmin | Self::NotADeadLetter | Self::WorkerDead => StatusCode::CONFLICT,
+            Self::EmailTaken
+            | Self::LastAdmin
+            | Self::NotADeadLetter
+            | Self::WorkerDead
+            | Self::SessionDeleted
+            | Self::SessionArchived
+            | Self::SessionBusy
+            | Self::PathOccupied => StatusCode::CONFLICT,
             Self::PositionGone => StatusCode::GONE,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge | Self::WorkspaceFull => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RateLimited | Self::TooManyAttempts | Self::TooManyJobs => StatusCode::TOO_MANY_REQUESTS,
@@ -359,6 +381,16 @@ impl From<shared::Error> for ApiError {
             shared::Error::NotADeadLetter => {
                 Self::new(Code::NotADeadLetter, "only a job that was given up after all its tries is tried again")
             }
+            shared::Error::NoSuchSession => Self::not_found(),
+            shared::Error::SessionDeleted => Self::new(Code::SessionDeleted, "this session was deleted"),
+            shared::Error::SessionArchived => Self::new(Code::SessionArchived, "this session is archived: nothing is added to it"),
+            shared::Error::SessionBusy => {
+                Self::new(Code::SessionBusy, "a job of this session runs: its files are that job's until it ends")
+            }
+            shared::Error::Workspace(Refused::Occupied) => {
+                Self::new(Code::PathOccupied, "a folder is at this path, or the path leads through a file")
+            }
+            shared::Error::Workspace(Refused::Full) => Self::new(Code::WorkspaceFull, "the workspace would be larger than one may be"),
             shared::Error::WorkerDead => Self::new(Code::WorkerDead, "this worker is dead"),
             shared::Error::Unavailable { .. } => {
                 let detail = "a service this needs is away: try again";
@@ -499,8 +531,13 @@ mod tests {
                 "409 last_admin",
                 "409 not_a_dead_letter",
                 "409 worker_dead",
+                "409 session_deleted",
+                "409 session_archived",
+                "409 session_busy",
+                "409 path_occupied",
                 "410 position_gone",
                 "413 body_too_large",
+                "413 workspace_full",
                 "415 unsupported_media_type",
                 "422 invalid_request",
                 "422 idempotency_key_reused",

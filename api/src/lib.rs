@@ -27,21 +27,23 @@ pub mod serve;
 pub mod sse;
 pub mod throttle;
 pub mod token;
+pub mod upload;
 pub mod watch;
 
 use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt as _, Response};
 
-use crate::{app::App, envelope::Envelope, openapi::AllowedMethods};
+use crate::{app::App, envelope::Envelope, openapi::AllowedMethods, routes::files};
 
 /// Everything this server answers.
 pub fn endpoint(app: App) -> impl Endpoint<Output = Response> {
     let config = &app.config;
     let (origins, proxies) = (config.origins.clone(), config.trusted_proxies.clone());
     let envelope = Arc::new(Envelope::new(origins, AllowedMethods::of_contract(), proxies, app.metrics.traffic.clone()));
-    openapi::routes().around(deadline::bound).around(auth::authenticate).data(app).around(move |next, request| {
+    openapi::routes().around(deadline::bound).around(auth::authenticate).data(app).around(move |next, mut request| {
         let envelope = envelope.clone();
+        files::join_path(&mut request);
         async move { Box::pin(envelope.wrap(next, request)).await }
     })
 }

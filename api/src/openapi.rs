@@ -10,8 +10,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::routes::{
-    admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, health::HealthApi, jobs::JobsApi, quota::QuotaApi,
-    tools::ToolsApi, usage::UsageApi,
+    admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, files::FilesApi, health::HealthApi, jobs::JobsApi,
+    quota::QuotaApi, sessions::SessionsApi, tools::ToolsApi, usage::UsageApi,
 };
 
 /// The bodies of requests.
@@ -27,6 +27,8 @@ const BODIES: &[&str] = &[
     "CreateUser",
     "UpdateUser",
     "SwitchTool",
+    "CreateSession",
+    "UpdateSession",
 ];
 
 /// The groups of operations.
@@ -38,6 +40,8 @@ pub enum Tag {
     Chat,
     /// What became of it.
     Jobs,
+    /// What is said one thing after the other, and the files beside it.
+    Sessions,
     /// What the model may use.
     Tools,
     /// What it cost.
@@ -48,12 +52,25 @@ pub enum Tag {
     Health,
 }
 
-type Operations = (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, admin::Operations, HealthApi);
+type Operations =
+    (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, SessionsApi, FilesApi, ToolsApi, UsageApi, QuotaApi, admin::Operations, HealthApi);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations: Operations =
-        (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, ToolsApi, UsageApi, QuotaApi, admin::OPERATIONS, HealthApi);
+    let operations: Operations = (
+        AuthApi,
+        ApiKeysApi,
+        ChatApi,
+        JobsApi,
+        EventsApi,
+        SessionsApi,
+        FilesApi,
+        ToolsApi,
+        UsageApi,
+        QuotaApi,
+        admin::OPERATIONS,
+        HealthApi,
+    );
     OpenApiService::new(operations, "Claude API", env!("CARGO_PKG_VERSION")).description(
         "The Claude CLI behind an HTTP API: send a message, get a job, follow its events. \
          Every failure is an `application/problem+json` with a stable `code`.",

@@ -27,6 +27,7 @@ mod m20261123_000002_spending;
 mod m20261123_000003_draining;
 mod m20261123_000004_tools;
 mod m20261123_000006_overview;
+mod m20261125_000001_conversations;
 
 struct Migrator;
 
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000003_draining::Migration),
             Box::new(m20261123_000004_tools::Migration),
             Box::new(m20261123_000006_overview::Migration),
+            Box::new(m20261125_000001_conversations::Migration),
         ]
     }
 }

@@ -2,9 +2,11 @@
 //! are the readers and the settings both share. A value that cannot be read stops the start with the
 //! variable's name; secrets stay inside [`SecretString`] and never show in a debug print.
 
-use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
+use std::{collections::HashMap, fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 pub use secrecy::{ExposeSecret, SecretString};
+
+use crate::workspace::Bounds;
 
 /// A setting that is missing or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,10 @@ pub struct StoreConfig {
     pub redis_url: SecretString,
     /// The most database connections of this process.
     pub database_connections: u32,
+    /// Where the files of conversations are, for all hosts.
+    pub workspace_store: PathBuf,
+    /// How much each conversation may keep there.
+    pub workspace_bounds: Bounds,
     /// The protocol's clocks.
     pub timing: Timing,
 }
@@ -134,7 +140,8 @@ impl Timing {
 }
 
 impl StoreConfig {
-    /// Read `DATABASE_URL`, `REDIS_URL`, `DATABASE_CONNECTIONS`, `WORKER_BEAT` and `WORKER_TTL`.
+    /// Read `DATABASE_URL`, `REDIS_URL`, `DATABASE_CONNECTIONS`, `WORKSPACE_STORE`, `WORKSPACE_MAX_BYTES`,
+    /// `WORKSPACE_MAX_FILES`, `WORKER_BEAT` and `WORKER_TTL`.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let database_url = env.text("DATABASE_URL").unwrap_or("postgresql://postgres:password@localhost:5432/claude_api");
         let redis_url = env.text("REDIS_URL").unwrap_or("redis://localhost:6379");
@@ -154,6 +161,11 @@ impl StoreConfig {
             database_url: database_url.to_owned().into(),
             redis_url: redis_url.to_owned().into(),
             database_connections: env.parsed("DATABASE_CONNECTIONS", 10)?,
+            workspace_store: workspace_store(env)?,
+            workspace_bounds: Bounds {
+                bytes: env.parsed("WORKSPACE_MAX_BYTES", 256 * 1024 * 1024)?,
+                entries: env.parsed("WORKSPACE_MAX_FILES", 10_000)?,
+            },
             timing: Timing { beat, ttl, tick },
         })
     }
@@ -164,9 +176,33 @@ impl StoreConfig {
     }
 }
 
+/// The folder behind `WORKSPACE_STORE`: a `file://` URL (RFC 8089) with an absolute path and no host, or a
+/// path. It is made by whoever first writes to it.
+fn workspace_store(env: &Env) -> Result<PathBuf, ConfigError> {
+    let text = env.text("WORKSPACE_STORE").unwrap_or("data/workspaces");
+    let path = match text.split_once("://") {
+        None => text,
+        Some(("file", path)) if path.starts_with('/') => path,
+        Some(_) => return Err(ConfigError::invalid("WORKSPACE_STORE", "neither a path nor `file:///` and a path")),
+    };
+    std::path::absolute(path).map_err(|error| ConfigError::invalid("WORKSPACE_STORE", error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_files_of_conversations_are_in_a_folder() {
+        let store = |text| StoreConfig::from_env(&Env::of([("WORKSPACE_STORE", text)])).map(|config| config.workspace_store);
+
+        assert_eq!(store("file:///mnt/shared").expect("a URL"), PathBuf::from("/mnt/shared"));
+        assert_eq!(store("/mnt/shared").expect("a path"), PathBuf::from("/mnt/shared"));
+        assert!(store("").expect("the default").ends_with("data/workspaces"));
+        for wrong in ["file://host/mnt", "s3://bucket/x"] {
+            assert!(store(wrong).expect_err(wrong).to_string().starts_with("`WORKSPACE_STORE` is"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_bare_number_is_seconds() {

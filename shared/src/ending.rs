@@ -1,4 +1,4 @@
-//! The end of a job without a living lease holder, and the way of any end into Redis. The terminal
+//! The end of a job without a living lease holder, the way of any end into Redis, and what may begin then. The terminal
 //! event is written in the transaction that ends the job, so it never needs a living worker.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::{
     consumption::Bill,
     db::{self, jobs as table},
     event::{Event, EventBody, EventId},
-    id::JobId,
+    id::{JobId, UserId},
     job::{Job, JobError, JobState},
     redis::{
         log::{self, Appended},
@@ -39,7 +39,7 @@ pub async fn end_unheld(store: &Store, seen: &Job, state: JobState, error: Optio
     let transaction = store.db().begin().await?;
     let Some(ended) = end_unheld_in(&transaction, seen, state, error).await? else { return Ok(None) };
     db::commit(transaction).await?;
-    tell(store, ended.id).await;
+    tell(store, &ended).await;
     Ok(Some(ended))
 }
 
@@ -67,11 +67,49 @@ pub async fn end_lost_in(
     Ok(Some(ended))
 }
 
+/// End jobs of `user` that nobody is to have any more: those that wait at once, those that run by their workers.
+pub async fn cancel_all(store: &Store, user: UserId, unended: Vec<Job>) -> Result<()> {
+    for job in unended {
+        match job.state {
+            JobState::Queued => drop(end_unheld(store, &job, JobState::Cancelled, None).await?),
+            JobState::Running if job.cancel_requested_at.is_none() => drop(table::request_cancel(store.db(), user, job.id).await?),
+            JobState::Running | JobState::Completed | JobState::Failed | JobState::Cancelled => {}
+        }
+    }
+    Ok(())
+}
+
 /// Bring an end into Redis now; the leader does it later otherwise.
-pub async fn tell(store: &Store, id: JobId) {
+pub async fn tell(store: &Store, ended: &Job) {
+    let id = ended.id;
     if let Err(error) = finalize(store, id).await {
         tracing::warn!(job.id = %id, %error, "Left the end of job `{id}` to the leader to announce");
     }
+    ring_for_next(store, ended).await;
+}
+
+/// Ring for the job that waited for `ended` in its conversation; the leader does it later otherwise.
+pub async fn ring_for_next(store: &Store, ended: &Job) {
+    let Some(session) = ended.session_id else { return };
+    let rung = async {
+        if let Some((next, attempt)) = table::next_in(store.db(), session).await? {
+            ring(store, next, attempt).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = rung.await {
+        tracing::debug!(session.id = %session, %error, "Left the next job of `{session}` to the leader to dispatch");
+    }
+}
+
+/// Ring for a job that may run, and note it.
+pub async fn ring(store: &Store, job: JobId, attempt: u32) -> Result<()> {
+    // A job that ran before may have left an entry somewhere: only a new one is heard.
+    match attempt {
+        0 => queue::dispatch(store.redis(), job).await?,
+        _ => queue::requeue(store.redis(), job).await?,
+    }
+    table::mark_dispatched(store.db(), job, attempt).await
 }
 
 /// Complete a finished job's log in Redis from the record and take its doorbell away. Idempotent.

@@ -1,6 +1,8 @@
 //! What the doors of this crate can answer instead of a result. Made for code to switch on; the cause
 //! travels as `source` for the log and never reaches a client.
 
+use crate::workspace::Refused;
+
 /// A boxed cause, kept for the log.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +30,21 @@ pub enum Error {
     /// Only a job that was given up after all its tries is sent again.
     #[error("job is not a dead letter")]
     NotADeadLetter,
+    /// There is no such conversation, or it is somebody else's.
+    #[error("session does not exist")]
+    NoSuchSession,
+    /// The conversation was deleted.
+    #[error("session was deleted")]
+    SessionDeleted,
+    /// The conversation takes no more jobs, and its files stay as they are.
+    #[error("session is archived")]
+    SessionArchived,
+    /// A job of the conversation runs: its files are that job's for the moment.
+    #[error("a job of the session runs")]
+    SessionBusy,
+    /// The workspace cannot be changed like that.
+    #[error("workspace cannot be changed like that")]
+    Workspace(#[source] Refused),
     /// What is dead cannot be asked for anything.
     #[error("worker is dead")]
     WorkerDead,

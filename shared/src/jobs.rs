@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +12,7 @@ use crate::{
     db::{
         self, audit,
         jobs::{self as table, Limits},
+        sessions,
     },
     ending,
     id::{ApiKeyId, JobId, SessionId, UserId},
@@ -39,7 +41,9 @@ pub struct NewJob {
     pub user_id: UserId,
     /// The key it came with.
     pub api_key_id: Option<ApiKeyId>,
-    /// What it asks.
+    /// The conversation it is a turn of.
+    pub session_id: Option<SessionId>,
+    /// What it asks. What it leaves open, its conversation may say.
     pub spec: ChatSpec,
     /// The client's word for this request: the same word never makes a second job.
     pub idempotency_key: Option<String>,
@@ -81,30 +85,59 @@ impl Jobs {
 
     /// Accept a job: when this answers, the job will end, whatever dies. Fails with
     /// [`Error::IdempotencyMismatch`] when the key was used with another request, with
-    /// [`Error::BudgetExhausted`] and [`Error::TooManyJobs`] where its owner or the key may have no more, and
-    /// with [`Error::Unavailable`] when the database is away; nothing was accepted then.
+    /// [`Error::BudgetExhausted`] and [`Error::TooManyJobs`] where its owner or the key may have no more, with
+    /// [`Error::NoSuchSession`], [`Error::SessionDeleted`] and [`Error::SessionArchived`], and with [`Error::Unavailable`] when the database is away; nothing was accepted then.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
-        let request = canonical_json(&new.spec);
-        // Asked with another key of the same user it is the same request.
-        let asked = new.spec.allowed_tools.as_ref().map(|_| canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() }));
-        let hash = Sha256::digest(asked.as_ref().unwrap_or(&request));
-
+        let hash = request_hash(&new);
         // Row first: what Redis loses or never hears, the leader rings for again.
-        let inserted = table::insert(self.store.db().pool(), JobId::new(), &new, &request, &hash, &limits(&new)).await?;
-        if let Some(job) = inserted {
-            self.ring(&job).await;
-            return Ok(Submitted { job, replayed: false });
-        }
-        let key = new.idempotency_key.as_deref().unwrap_or_default();
-        match table::find_by_idempotency_key(self.store.db(), new.user_id, key).await? {
-            Some((job, known)) if known == hash.as_slice() => Ok(Submitted { job, replayed: true }),
-            Some(_) => Err(Error::IdempotencyMismatch),
+        let inserted = match new.session_id {
+            None => insert(self.store.db().pool(), &new, None, &hash).await,
+            Some(session) => self.insert_turn(&new, session, &hash).await,
+        };
+        let refusal = match inserted {
+            Ok(Some(job)) => {
+                self.ring(&job).await;
+                return Ok(Submitted { job, replayed: false });
+            }
             // The key was freed between the two statements.
-            None => Err(Error::Unavailable { service: "database", source: "the idempotency key was just released".into() }),
+            Ok(None) => Error::Unavailable { service: "database", source: "the idempotency key was just released".into() },
+            // What was accepted while the conversation was open stays accepted.
+            Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => closed,
+            Err(error) => return Err(error),
+        };
+        self.replay(&new, &hash).await?.ok_or(refusal)
+    }
+
+    /// Insert the next turn of a conversation, with what that says of all its turns.
+    async fn insert_turn(&self, new: &NewJob, session: SessionId, hash: &[u8]) -> Result<Option<Job>> {
+        let transaction = self.store.db().begin().await?;
+        let (session, seq) = sessions::take_place(&transaction, new.user_id, session).await?;
+        let turn = NewJob { spec: session.complete(new.spec.clone()), ..new.clone() };
+        let inserted = insert(&transaction, &turn, Some((session.id, seq)), hash).await?;
+        if inserted.is_some() {
+            db::commit(transaction).await?;
+        }
+        Ok(inserted)
+    }
+
+    /// The job that the same request made before, under the same key.
+    async fn replay(&self, new: &NewJob, hash: &[u8]) -> Result<Option<Submitted>> {
+        let Some(key) = &new.idempotency_key else { return Ok(None) };
+        match table::find_by_idempotency_key(self.store.db(), new.user_id, key).await? {
+            Some((job, known)) if known == hash => Ok(Some(Submitted { job, replayed: true })),
+            Some(_) => Err(Error::IdempotencyMismatch),
+            None => Ok(None),
         }
     }
 
     async fn ring(&self, job: &Job) {
+        // Asked once the job is committed: who ends the one before it now rings for this one.
+        if let Some(session) = job.session_id {
+            match table::next_in(self.store.db(), session).await {
+                Ok(Some((next, _))) if next == job.id => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
         let rung = tokio::time::timeout(DISPATCH_BUDGET, queue::dispatch(self.store.redis(), job.id)).await;
         let marked = match rung {
             Ok(Ok(())) => table::mark_dispatched(self.store.db(), job.id, job.attempt).await,
@@ -175,14 +208,17 @@ impl Jobs {
         let new = NewJob {
             user_id: dead_letter.user_id,
             api_key_id: None,
+            session_id: dead_letter.session_id,
             spec: dead_letter.spec,
             idempotency_key: None,
             traceparent: None,
             reservation,
         };
-        let request = canonical_json(&new.spec);
-        let inserted =
-            table::insert(&transaction, JobId::new(), &new, &request, &Sha256::digest(request.as_bytes()), &limits(&new)).await?;
+        let place = match new.session_id {
+            Some(session) => Some((session, sessions::take_place(&transaction, new.user_id, session).await?.1)),
+            None => None,
+        };
+        let inserted = insert(&transaction, &new, place, &request_hash(&new)).await?;
         let lost = || Error::Internal { what: "a retry was not accepted", source: "no row".into() };
         let retry = inserted.ok_or_else(lost)?.id;
         let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
@@ -198,6 +234,17 @@ impl Jobs {
     }
 }
 
-fn limits(new: &NewJob) -> Limits {
-    Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() }
+async fn insert(db: &impl ConnectionTrait, new: &NewJob, place: Option<(SessionId, i64)>, hash: &[u8]) -> Result<Option<Job>> {
+    let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
+    table::insert(db, JobId::new(), new, place, &canonical_json(&new.spec), hash, &limits).await
+}
+
+/// Tells requests apart by what was asked. Asked with another key of the same user it is the same request.
+fn request_hash(new: &NewJob) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    if let Some(session) = new.session_id {
+        hash.update(session.to_string());
+    }
+    hash.update(canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() }));
+    hash.finalize().to_vec()
 }

@@ -20,21 +20,29 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, Result,
     consumption::Bill,
-    db::{self, jobs as table, jobs::Move},
-    ending::{BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
+    contents::Contents,
+    db::{self, jobs as table, jobs::Move, sessions, transcripts, workspaces},
+    ending::{self, BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
     event::{Event, EventBody, EventId},
     id::{JobId, WorkerId},
     job::{Job, JobError, JobResult, JobState},
     redis::{
         log::{self, Appended},
-        queue, signals,
+        queue, signals, transcripts as cache,
     },
+    session::Session,
     spool::Spool,
     store::Store,
     time::Timestamp,
+    transcript::{Transcript, TurnId},
     usage::{self, AttemptOutcome},
+    workspace::{Bounds, Manifest},
+    workspaces::sweep,
 };
-pub use crate::{db::jobs::Report, spool::SpoolError};
+pub use crate::{
+    db::jobs::{Kept, Report},
+    spool::SpoolError,
+};
 
 /// About how much of the log one append carries.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -204,7 +212,68 @@ impl Lease {
         if let Err(error) = self.tell(&settled).await {
             tracing::warn!(job.id = %self.job.id, %error, "Left the news of job `{}` to the leader", self.job.id);
         }
+        if settled.state.is_terminal() {
+            // The rarest step must not make the end of every job larger.
+            Box::pin(self.let_the_conversation_go_on(&settled, report)).await;
+        }
         Ok(settled.state)
+    }
+
+    /// After the news, which somebody waits for. All of it is done by others later if it is not done here.
+    async fn let_the_conversation_go_on(&self, settled: &Job, report: Report) {
+        let Some(session) = settled.session_id else { return };
+        if let Some(kept) = report.kept.filter(|_| settled.state == JobState::Completed) {
+            let body = &kept.transcript.body;
+            // Before the next turn begins, which may look for it.
+            if body.len() <= cache::LARGEST
+                && let Err(error) = cache::put(self.store.redis(), session, self.turn(), body).await
+            {
+                tracing::debug!(session.id = %session, %error, "Kept no copy of the transcript of `{session}`");
+            }
+            if kept.workspace.is_some() {
+                sweep(&self.store, settled.user_id, session).await;
+            }
+        }
+        ending::ring_for_next(&self.store, settled).await;
+    }
+
+    fn turn(&self) -> TurnId {
+        TurnId { job: self.job.id, attempt: self.job.attempt }
+    }
+
+    /// The conversation that this is a turn of, as its owner left it. `None` for a job without one.
+    pub async fn session(&self) -> Result<Option<Session>> {
+        let Some(session) = self.job.session_id else { return Ok(None) };
+        // Whoever changes its files held it before this job was claimed, or finds it running.
+        sessions::settled(self.store.db().pool(), session).await
+    }
+
+    /// What the turn before left of the CLI's own files. `None` in the first turn.
+    pub async fn transcript(&self) -> Result<Option<Transcript>> {
+        let Some(session) = self.job.session_id else { return Ok(None) };
+        let Some((turn, bytes)) = transcripts::head(self.store.db(), session).await? else { return Ok(None) };
+        // A Redis that is away makes this slower and nothing else.
+        let copy = cache::get(self.store.redis(), session, turn).await.ok().flatten();
+        let body = if let Some(copy) = copy {
+            copy
+        } else {
+            let lost = || Error::Internal { what: "a transcript changed while its session's job ran", source: "no row".into() };
+            transcripts::body(self.store.db(), session, turn).await?.ok_or_else(lost)?.into()
+        };
+        Ok(Some(Transcript { body, bytes, cli_version: None }))
+    }
+
+    /// The files that the turn before, or their owner since, left; and where their contents are. `None` for
+    /// a job without a conversation.
+    pub async fn workspace(&self) -> Result<Option<(Manifest, Contents)>> {
+        let Some(session) = self.job.session_id else { return Ok(None) };
+        let manifest = workspaces::get(self.store.db().pool(), session).await?;
+        Ok(Some((manifest, Contents::of(self.store.workspace_store(), session))))
+    }
+
+    /// How much the workspace of a job may hold.
+    pub fn workspace_bounds(&self) -> Bounds {
+        self.store.workspace_bounds()
     }
 
     async fn try_settle(&self, outcome: &Outcome, report: &Report) -> Result<Job> {
@@ -232,6 +301,12 @@ impl Lease {
             return self.settled_before().await;
         };
         usage::record(&transaction, &self.job, &bill, ended_as(outcome, settled.state)).await?;
+        if let (JobState::Completed, Some(session), Some(kept)) = (settled.state, settled.session_id, &report.kept) {
+            transcripts::put(&transaction, session, self.turn(), &kept.transcript).await?;
+            if let Some(manifest) = &kept.workspace {
+                workspaces::put(&transaction, session, manifest).await?;
+            }
+        }
         if settled.state.is_terminal() {
             self.insert_log(&transaction, &settled, packed).await?;
         }

@@ -29,7 +29,8 @@ use crate::{
     lease::{HeldJobs, exhausted_by, spent_by},
     leases::give_back,
     logins,
-    redis::{self, queue, signals},
+    redis::{self, signals},
+    sessions,
     store::Store,
     usage::{self, AttemptOutcome},
     users,
@@ -199,7 +200,7 @@ impl Reconciler {
         }
         for job in moved {
             if job.state.is_terminal() {
-                ending::tell(&self.store, job.id).await;
+                ending::tell(&self.store, &job).await;
             } else if let Err(error) = signals::announce_requeued(self.store.redis(), &job).await {
                 tracing::debug!(job.id = %job.id, %error, "Could not announce that job `{}` waits again", job.id);
             }
@@ -218,12 +219,7 @@ impl Reconciler {
 
     async fn dispatch_the_waiting(&self) -> Result<()> {
         for (job, attempt) in table::to_dispatch(self.store.db(), BATCH).await? {
-            // A job that ran before may have left an entry somewhere: only a new one is heard.
-            match attempt {
-                0 => queue::dispatch(self.store.redis(), job).await?,
-                _ => queue::requeue(self.store.redis(), job).await?,
-            }
-            table::mark_dispatched(self.store.db(), job, attempt).await?;
+            ending::ring(&self.store, job, attempt).await?;
         }
         Ok(())
     }
@@ -236,6 +232,7 @@ impl Reconciler {
     }
 
     async fn forget_the_gone(&mut self) -> Result<()> {
+        sessions::purge_deleted(&self.store).await?;
         users::forget_deleted(&self.store).await?;
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             logins::forget_expired(&self.store).await?;

@@ -1,6 +1,7 @@
 //! The connections behind every door. Opened once in each process, cheap to clone.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use crate::{
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
     redis::{self, Purpose, signals::Signals},
+    workspace::Bounds,
 };
 
 /// The database and Redis, connected and migrated.
@@ -27,6 +29,8 @@ struct Inner {
     changes: Changes,
     redis_url: SecretString,
     timing: Timing,
+    workspace_store: PathBuf,
+    workspace_bounds: Bounds,
     is_one_host: bool,
 }
 
@@ -76,6 +80,8 @@ impl Store {
             changes,
             redis_url: config.redis_url.clone(),
             timing: config.timing,
+            workspace_store: config.workspace_store.clone(),
+            workspace_bounds: config.workspace_bounds,
             is_one_host: config.is_one_host(),
         })))
     }
@@ -101,6 +107,16 @@ impl Store {
     /// The protocol's clocks.
     pub fn timing(&self) -> Timing {
         self.0.timing
+    }
+
+    /// How much the workspace of a conversation may hold.
+    pub fn workspace_bounds(&self) -> Bounds {
+        self.0.workspace_bounds
+    }
+
+    /// Where the files of conversations are.
+    pub(crate) fn workspace_store(&self) -> &Path {
+        &self.0.workspace_store
     }
 
     pub(crate) fn db(&self) -> &Db {

@@ -11,7 +11,7 @@ use crate::{
     db::{self, api_keys, audit, jobs, logins, users as table},
     ending,
     id::{FamilyId, UserId},
-    job::{JobState, NanoUsd},
+    job::NanoUsd,
     store::Store,
     user::{Email, PasswordHash, Role, User, UserLimits},
 };
@@ -216,16 +216,10 @@ fn put<T: PartialEq>(place: &mut T, value: Option<T>, name: &'static str, change
     }
 }
 
-/// End the jobs of a user who is gone: those that wait at once, those that run by their workers.
+/// End the jobs of a user who is gone.
 async fn cancel_all(store: &Store, user: UserId) -> Result<()> {
-    for job in jobs::unended(store.db(), user, BATCH).await? {
-        match job.state {
-            JobState::Queued => drop(ending::end_unheld(store, &job, JobState::Cancelled, None).await?),
-            JobState::Running if job.cancel_requested_at.is_none() => drop(jobs::request_cancel(store.db(), user, job.id).await?),
-            JobState::Running | JobState::Completed | JobState::Failed | JobState::Cancelled => {}
-        }
-    }
-    Ok(())
+    let unended = jobs::unended(store.db(), user, BATCH).await?;
+    ending::cancel_all(store, user, unended).await
 }
 
 /// Forget what is left of deleted users, as far as nothing of it runs.

@@ -1,5 +1,6 @@
 """What schemathesis cannot know: the settings of the server, who it is, and what it has sent before."""
 
+import hashlib
 import itertools
 import os
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,16 @@ requests = itertools.count()
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
+def looks_like_a_path(text):
+    return 1 <= len(text) <= 1024
+
+
+def as_path(text):
+    names = text.encode().split(b"/")
+    is_path = all(0 < len(name) <= 255 and name not in (b".", b"..") and b"\0" not in name for name in names)
+    return text if is_path and len(text.encode()) <= 1024 and len(names) <= 64 else hashlib.sha1(text.encode()).hexdigest()
+
+
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
     """Say what the contract leaves to words, or the server's settings decide; leave out `WITHOUT`."""
@@ -22,12 +33,14 @@ def before_load_schema(context, raw_schema):
             del path[method]
     schemas = raw_schema["components"]["schemas"]
 
-    # A job may name the models of `MODELS` and no other, whatever it is spelled like.
+    for asks in ("CreateChat", "CreateSession", "UpdateSession"):
+        fields = schemas[asks]["properties"]
+        # A job may name the models of `MODELS` and no other, whatever it is spelled like.
+        for field in fields.keys() & {"model", "fallback_model"}:
+            fields[field]["enum"] = [*os.environ["MODELS"].split(","), None]
+        # Which tools there are the installed CLI says, and which are on an admin, who tries those switches in the same run.
+        fields["tools"]["maxItems"] = 0
     fields = schemas["CreateChat"]["properties"]
-    for field in ("model", "fallback_model"):
-        fields[field]["enum"] = [*os.environ["MODELS"].split(","), None]
-    # Which tools there are the installed CLI says, and which are on an admin, who tries those switches in the same run.
-    fields["tools"]["maxItems"] = 0
     # The form of an answer must itself be a JSON Schema, of an object.
     fields["output_schema"]["enum"] = [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "object"}, None]
     # A picture must be one, of the type it is said to be.
@@ -64,11 +77,16 @@ def before_load_schema(context, raw_schema):
 def before_call(context, case, kwargs):
     """Send no idempotency key twice: with another body that is refused, as it must be. What is no key stays.
 
-    And leave the own account as it is: in the place of its id in a path, another one is sent.
+    And leave the own account as it is: in the place of its id in a path, another one is sent. And in the place of
+    a text that looks like the path of a file to the contract alone, one that is.
     """
     key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = f"{key[:247]}{next(requests):08}"
+    for values in (case.path_parameters or {}, case.query or {}):
+        for name in values.keys() & {"path", "cursor"}:
+            if "/files" in case.path and isinstance(values[name], str) and looks_like_a_path(values[name]):
+                values[name] = as_path(values[name])
     if case.method != "GET":
         for name, value in (case.path_parameters or {}).items():
             if value == os.environ["OWN_ID"]:

@@ -91,6 +91,20 @@ impl Client {
         Ok(self.request(Method::POST, &format!("/api/jobs/{id}/cancel")).send().await?.error_for_status()?.json().await?)
     }
 
+    /// Begin a conversation; its id.
+    pub async fn session(&self, body: Value) -> anyhow::Result<String> {
+        let answer = self.request(Method::POST, "/api/sessions").json(&body).send().await?;
+        let status = answer.status();
+        let session: Value = answer.json().await?;
+        ensure!(status == StatusCode::CREATED, "{status}: {session}");
+        Ok(session["id"].as_str().context("a session has an id")?.to_owned())
+    }
+
+    /// What is at `path`.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self.request(Method::GET, path).send().await?.error_for_status()?.json().await?)
+    }
+
     /// A job's events, from the start of its newest attempt or after `last`.
     pub async fn events(&self, id: &str, last: Option<&str>) -> anyhow::Result<Stream> {
         let mut request = self.request(Method::GET, &format!("/api/jobs/{id}/events"));

@@ -4,11 +4,15 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection};
 use shared::config::Env;
+use tokio::time::timeout;
+
+use crate::system::PATIENCE;
 
 /// A `redis-server` with an append-only file, ended when dropped.
 pub struct RedisServer {
@@ -118,6 +122,28 @@ impl TestDatabase {
     async fn admin(&self) -> anyhow::Result<(&str, DatabaseConnection)> {
         let (_, name) = self.url.rsplit_once('/').context("an address names a database")?;
         Ok((name, connect(&postgres_server()?).await?))
+    }
+
+    /// How many rows there are: `rows` is what follows `FROM`.
+    pub async fn count(&self, rows: &str) -> anyhow::Result<i64> {
+        let database = self.connect().await?;
+        let sql = format!("SELECT count(*) AS n FROM {rows}");
+        let statement = sea_orm::Statement::from_string(database.get_database_backend(), sql);
+        let row = database.query_one_raw(statement).await?.context("a count")?;
+        database.close().await?;
+        Ok(row.try_get("", "n")?)
+    }
+
+    /// Wait until there are none of these rows. No database announces that, so this looks again and again.
+    pub async fn none_left(&self, rows: &str) -> anyhow::Result<()> {
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
+        let seen = async {
+            while self.count(rows).await? > 0 {
+                looks.tick().await;
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, seen).await.with_context(|| format!("there are still some: {rows}"))?
     }
 
     /// A connection of the test's own.

@@ -89,9 +89,11 @@ impl System {
             database: TestDatabase::create(kind, directory.path()).await?,
             cli,
             // Faster clocks than in production, in the same proportions.
-            settings: BTreeMap::from(
-                [("WORKER_BEAT", "300ms"), ("WORKER_TTL", "3s")].map(|(name, value)| (name.to_owned(), value.to_owned())),
-            ),
+            settings: BTreeMap::from([
+                ("WORKER_BEAT".to_owned(), "300ms".to_owned()),
+                ("WORKER_TTL".to_owned(), "3s".to_owned()),
+                ("WORKSPACE_STORE".to_owned(), directory.path().join("workspaces").to_string_lossy().into_owned()),
+            ]),
             key: OnceCell::new(),
             directory,
         })
@@ -112,6 +114,11 @@ impl System {
     /// A directory of this test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where the files of conversations are.
+    pub fn workspaces(&self) -> &str {
+        self.settings.get("WORKSPACE_STORE").map(String::as_str).unwrap_or_default()
     }
 
     /// Start an API server and wait until it serves.
@@ -176,7 +183,8 @@ impl System {
 
     /// The stores, opened as every process of the product opens them.
     pub async fn store(&self) -> anyhow::Result<Store> {
-        let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
+        let workspaces = self.workspaces();
+        let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url()), ("WORKSPACE_STORE", workspaces)];
         let config = StoreConfig::from_env(&Env::of(stores))?;
         Store::open(&config, &CancellationToken::new()).await?.context("nobody shuts it down")
     }

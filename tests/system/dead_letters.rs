@@ -95,7 +95,15 @@ async fn user(store: &Store) -> anyhow::Result<UserId> {
 
 fn new_job(user_id: UserId) -> NewJob {
     let spec = ChatSpec { metadata: [("ticket".to_owned(), "7".to_owned())].into(), ..ChatSpec::text("hi") };
-    NewJob { user_id, api_key_id: None, spec, idempotency_key: Some("once".to_owned()), traceparent: None, reservation: NanoUsd(0) }
+    NewJob {
+        user_id,
+        api_key_id: None,
+        session_id: None,
+        spec,
+        idempotency_key: Some("once".to_owned()),
+        traceparent: None,
+        reservation: NanoUsd(0),
+    }
 }
 
 /// A job that failed as often as it may.

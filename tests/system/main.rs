@@ -14,6 +14,7 @@ mod outage;
 mod schema;
 mod schemathesis;
 mod secrets;
+mod sessions;
 mod spending;
 mod stats;
 mod tools;

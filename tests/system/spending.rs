@@ -140,6 +140,7 @@ fn asked_by(user_id: UserId, reservation: i64) -> NewJob {
     NewJob {
         user_id,
         api_key_id: None,
+        session_id: None,
         spec: ChatSpec::text("say:hi"),
         idempotency_key: None,
         traceparent: None,

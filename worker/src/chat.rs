@@ -17,13 +17,15 @@ use uuid::Uuid;
 
 use crate::{
     claude::{
-        command, control,
+        command::{self, Thread},
+        control,
         failure::{Code, Failure, Retry},
         lines::LineError,
         process::{Entitlement, Exit, LINE_LIMIT, Process, SpawnError},
         relay::{Listen, Relay},
         stream::{Parser, Step, TurnResult},
     },
+    conversation::{self, Conversation},
     job_dir::JobDir,
     runner::retry_delay,
     tools,
@@ -71,13 +73,9 @@ pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
     let claimed = Instant::now();
     let Reins { stop, started, used } = reins;
     let spec = &lease.job().spec;
-    let tools = match tools::of_job(workshop, spec).await {
-        Ok(tools) => tools,
-        Err(outcome) => return Ending { outcome: Some(outcome), report: Report::default() },
-    };
-    let mut attempt = match Attempt::start(workshop, lease, tools, used, claimed).await {
+    let mut attempt = match Attempt::start(workshop, lease, used, claimed).await {
         Ok(attempt) => attempt,
-        Err(failure) => return Ending { outcome: Some(outcome_of(&failure, lease)), report: Report::default() },
+        Err(outcome) => return Ending { outcome: Some(outcome), report: Report::default() },
     };
     started(attempt.process.entitlement());
 
@@ -110,36 +108,43 @@ struct Attempt<'a> {
     used: watch::Sender<Consumption>,
     has_spoken: bool,
     is_streamed: bool,
+    conversation: Option<Conversation>,
+    /// What the CLI knows the message by.
+    message: Uuid,
+    cli_version: Option<String>,
     /// After the process: its folder and its way to the API.
     _relay: Relay,
-    _dir: JobDir,
+    dir: JobDir,
 }
 
 impl<'a> Attempt<'a> {
-    async fn start(
-        workshop: &Workshop,
-        lease: &'a Lease,
-        tools: Vec<String>,
-        used: watch::Sender<Consumption>,
-        claimed: Instant,
-    ) -> Result<Self, Failure> {
+    async fn start(workshop: &Workshop, lease: &'a Lease, used: watch::Sender<Consumption>, claimed: Instant) -> Result<Self, Outcome> {
+        let spec = &lease.job().spec;
         if lease.job().budget_left() == Some(NanoUsd(0)) {
-            return Err(Failure::new(Code::BudgetExceeded));
+            return Err(Outcome::Failed(Failure::new(Code::BudgetExceeded).error));
         }
+        let session = lease.session().await.map_err(|error| conversation::unread(lease, &error))?;
+        let tools = tools::of_job(workshop, spec, session.as_ref()).await?;
         let internal = |error: std::io::Error| {
             tracing::error!(job.id = %lease.job().id, %error, "Could not prepare job `{}`", lease.job().id);
-            Failure::new(Code::InternalError)
+            Outcome::Failed(Failure::new(Code::InternalError).error)
         };
         let dir = workshop.jobs.attempt().map_err(internal)?;
+        let conversation = match session {
+            Some(session) => Some(Conversation::open(lease, session, &dir, !tools.is_empty()).await?),
+            None => None,
+        };
+        let thread = conversation.as_ref().map_or(Thread::OneShot, Conversation::thread);
         let listen = match &workshop.sandbox {
             Some(_) => Listen::Socket(dir.sockets().join("api.sock")),
             None => Listen::Loopback,
         };
         let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
         let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), lease.job().traceparent.clone());
-        let command = command::build(&lease.job().spec, &tools, lease.job().budget_left(), &surroundings);
+        let command = command::build(spec, thread, &tools, lease.job().budget_left(), &surroundings);
         let launch = workshop::launch(workshop, command, &dir);
-        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living).map_err(|error| unstartable(lease, &error))?;
+        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)
+            .map_err(|error| outcome_of(&unstartable(lease, &error), lease))?;
         Ok(Self {
             lease,
             tools,
@@ -151,19 +156,25 @@ impl<'a> Attempt<'a> {
             used,
             has_spoken: false,
             is_streamed: false,
+            conversation,
+            message: Uuid::new_v4(),
+            cli_version: None,
             _relay: relay,
-            _dir: dir,
+            dir,
         })
     }
 
     /// Say what the user says and follow the answer, until it is whole or something forbids to go on.
     async fn converse(&mut self, deadline: Instant, idle: Duration, mut stop: watch::Receiver<Option<Stop>>) -> End {
         let lease = self.lease;
+        let outgrown = conversation::outgrown(self.dir.workspace(), lease.workspace_bounds());
+        let can_write = !self.tools.is_empty();
         tokio::select! {
             biased;
             stop = stop.wait_for(Option::is_some) => End::Stopped(stop.ok().and_then(|stop| *stop).unwrap_or(Stop::Kill)),
             () = lease.fenced().cancelled() => End::Stopped(Stop::Lost),
             () = sleep_until(deadline) => End::Failed(Failure::new(Code::TimedOut)),
+            () = outgrown, if can_write => End::Failed(Failure::new(Code::WorkspaceTooLarge)),
             end = self.follow(idle) => end,
         }
     }
@@ -193,7 +204,7 @@ impl<'a> Attempt<'a> {
         let spec = &self.lease.job().spec;
         let hello = control::initialize("initialize", spec, &self.tools);
         self.process.write_line(hello.as_bytes(), WRITE_LIMIT).await?;
-        let message = control::user_message(Uuid::new_v4(), &spec.message);
+        let message = control::user_message(self.message, &spec.message);
         self.process.write_line(message.as_bytes(), WRITE_LIMIT).await
     }
 
@@ -221,9 +232,14 @@ impl<'a> Attempt<'a> {
         }
         match step {
             Step::Event(body) => self.emit(&body).await?,
-            Step::Initialized { model, .. } => {
+            Step::Initialized { model, version, .. } => {
+                let is_first = self.cli_version.replace(version).is_none();
                 self.report.model = Some(model);
                 self.report.start_ms.get_or_insert(elapsed_ms(self.claimed));
+                if let Some(conversation) = self.conversation.as_ref().filter(|_| is_first) {
+                    let session_id = conversation.session().id;
+                    self.emit(&EventBody::SessionReady { session_id }).await?;
+                }
             }
             Step::TurnEnded(turn) => self.add_result(*turn),
             Step::Asked(question) => {
@@ -295,12 +311,28 @@ impl<'a> Attempt<'a> {
             End::Failed(failure) => Some(self.failed(&failure)),
             End::Idle | End::Closed => Some(self.concluded(exit)),
         };
+        let outcome = match outcome {
+            Some(Outcome::Completed(result)) => Some(self.keep(result).await),
+            other => other,
+        };
         self.tell_use();
         if !matches!(outcome, Some(Outcome::Completed(_))) {
             let tail = self.process.stderr_tail();
             self.report.stderr_tail = Some(tail).filter(|tail| !tail.is_empty());
         }
         Ending { outcome, report: self.report }
+    }
+
+    /// Gather what the next turn goes on from. Without it, this one does not count.
+    async fn keep(&mut self, result: JobResult) -> Outcome {
+        let Some(conversation) = self.conversation.take() else { return Outcome::Completed(result) };
+        match conversation.keep(self.lease, &self.dir, self.message, self.cli_version.take()).await {
+            Ok(kept) => {
+                self.report.kept = Some(kept);
+                Outcome::Completed(result)
+            }
+            Err(failure) => self.failed(&failure),
+        }
     }
 
     /// `interrupt`, then `end_session`, each with its grace; then the end of the whole tree.

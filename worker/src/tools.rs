@@ -2,17 +2,18 @@
 
 use std::collections::HashSet;
 
-use shared::{job::ChatSpec, lease::Outcome};
+use shared::{job::ChatSpec, lease::Outcome, session::Session};
 
 use crate::{
     claude::failure::{Code, Failure},
     workshop::Workshop,
 };
 
-/// The tools of this job: what it names, or else the operator's default, as far as the key it came with
-/// and the switches allow now. Without a sandbox there are none, unless the operator insists.
-pub async fn of_job(workshop: &Workshop, spec: &ChatSpec) -> Result<Vec<String>, Outcome> {
-    let wanted = spec.tools.as_ref().unwrap_or(&workshop.config.default_tools);
+/// The tools of this job: what it names, or else what its conversation has, or else the operator's default, as
+/// far as its conversation, the key it came with and the switches allow now. Without a sandbox there are none, unless the operator insists.
+pub async fn of_job(workshop: &Workshop, spec: &ChatSpec, session: Option<&Session>) -> Result<Vec<String>, Outcome> {
+    let of_session = session.and_then(|session| session.tools.as_ref());
+    let wanted = spec.tools.as_ref().or(of_session).unwrap_or(&workshop.config.default_tools);
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -25,12 +26,18 @@ pub async fn of_job(workshop: &Workshop, spec: &ChatSpec) -> Result<Vec<String>,
         // Not begun, so nothing failed: a worker that can read the record takes it.
         if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
     })?;
-    allowed(spec, wanted, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
+    allowed(spec, wanted, of_session, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
 }
 
 /// Those of `wanted` that the job may use: of what it names, all or none of it runs.
-fn allowed(spec: &ChatSpec, wanted: &[String], switched_off: &HashSet<String>) -> Result<Vec<String>, Failure> {
-    let is_allowed = |tool: &String| !switched_off.contains(tool) && spec.allowed_tools.as_ref().is_none_or(|tools| tools.contains(tool));
+fn allowed(
+    spec: &ChatSpec,
+    wanted: &[String],
+    of_session: Option<&Vec<String>>,
+    switched_off: &HashSet<String>,
+) -> Result<Vec<String>, Failure> {
+    let lists = [spec.allowed_tools.as_ref(), of_session];
+    let is_allowed = |tool: &String| !switched_off.contains(tool) && lists.iter().flatten().all(|list| list.contains(tool));
     match wanted.iter().find(|tool| !is_allowed(tool)) {
         Some(tool) if spec.tools.is_some() => Err(Failure::of_tool(tool)),
         _ => Ok(wanted.iter().filter(|tool| is_allowed(tool)).cloned().collect()),
@@ -51,9 +58,9 @@ mod tests {
         let spec = ChatSpec { allowed_tools: Some(names(&["Read", "Bash"])), ..ChatSpec::text("hi") };
         let defaults = names(&["Bash", "Read", "Write"]);
 
-        assert_eq!(allowed(&ChatSpec::text("hi"), &defaults, &HashSet::new()), Ok(defaults.clone()));
-        assert_eq!(allowed(&spec, &defaults, &HashSet::from(["Bash".to_owned()])), Ok(names(&["Read"])));
-        assert_eq!(allowed(&ChatSpec { allowed_tools: Some(Vec::new()), ..spec }, &defaults, &HashSet::new()), Ok(Vec::new()));
+        assert_eq!(allowed(&ChatSpec::text("hi"), &defaults, None, &HashSet::new()), Ok(defaults.clone()));
+        assert_eq!(allowed(&spec, &defaults, None, &HashSet::from(["Bash".to_owned()])), Ok(names(&["Read"])));
+        assert_eq!(allowed(&ChatSpec { allowed_tools: Some(Vec::new()), ..spec }, &defaults, None, &HashSet::new()), Ok(Vec::new()));
     }
 
     #[test]
@@ -62,11 +69,23 @@ mod tests {
         let spec = ChatSpec { tools: Some(tools.clone()), ..ChatSpec::text("hi") };
         let narrow = ChatSpec { allowed_tools: Some(names(&["Read"])), ..spec.clone() };
 
-        let switched_off = allowed(&spec, &tools, &HashSet::from(["Bash".to_owned()])).expect_err("switched off");
-        let beyond = allowed(&narrow, &tools, &HashSet::new()).expect_err("beyond the key");
+        let switched_off = allowed(&spec, &tools, None, &HashSet::from(["Bash".to_owned()])).expect_err("switched off");
+        let beyond = allowed(&narrow, &tools, None, &HashSet::new()).expect_err("beyond the key");
 
         assert_eq!(switched_off, beyond);
         assert_eq!((switched_off.error.code.as_str(), switched_off.retry), ("tool_not_allowed", Retry::No));
         assert!(switched_off.error.detail.contains("`Bash`"), "{}", switched_off.error.detail);
+    }
+
+    #[test]
+    fn a_job_has_no_tool_that_its_conversation_does_not_have() {
+        let (defaults, of_session) = (names(&["Bash", "Read", "Write"]), names(&["Read", "Bash"]));
+        let silent = ChatSpec { allowed_tools: Some(names(&["Read"])), ..ChatSpec::text("hi") };
+        let named = ChatSpec { tools: Some(names(&["Write"])), ..ChatSpec::text("hi") };
+
+        assert_eq!(allowed(&silent, &of_session, Some(&of_session), &HashSet::new()), Ok(names(&["Read"])));
+        assert_eq!(allowed(&ChatSpec::text("hi"), &defaults, Some(&of_session), &HashSet::new()), Ok(names(&["Bash", "Read"])));
+        let refused = allowed(&named, &names(&["Write"]), Some(&of_session), &HashSet::new()).expect_err("not of the conversation");
+        assert_eq!(refused.error.code, "tool_not_allowed");
     }
 }

@@ -99,14 +99,22 @@ impl ChatApi {
     ) -> Result<CreateChatResponse, ApiError> {
         let headers = request.headers();
         let body = body.0;
-        check_models(&app.config.models, &body)?;
-        tools::check(&app, &auth, body.tools.as_deref().unwrap_or_default()).await?;
+        check_models(&app.config.models, [("/model", body.model.as_deref()), ("/fallback_model", body.fallback_model.as_deref())])?;
+        // One that is not there, or takes no more, is refused by the submit itself, or answered with what it
+        // accepted before.
+        let session = match body.session_id {
+            Some(id) => app.sessions.find(auth.user_id(), id).await?,
+            None => None,
+        };
+        tools::check(&app, &auth, session.as_ref(), body.tools.as_deref().unwrap_or_default()).await?;
+        let session_id = body.session_id;
         let streams = body.stream || events::asks_for_events(headers);
         let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));
         let position = events::position(headers, last_event_id.0)?;
         let new = NewJob {
             user_id: auth.user_id(),
             api_key_id: auth.api_key_id(),
+            session_id,
             reservation: reservation(&auth.user.limits, &spec, app.config.default_job_budget),
             spec,
             idempotency_key: checked_key(headers, idempotency_key.0)?,
@@ -144,11 +152,9 @@ impl ChatApi {
     }
 }
 
-/// Refuse a model that no job may name. Not a [`Check`]: what may be named is a setting.
-fn check_models(models: &Models, body: &CreateChat) -> Result<(), ApiError> {
-    let named = [("/model", &body.model), ("/fallback_model", &body.fallback_model)];
-    let is_unknown = |model: &Option<String>| model.as_deref().is_some_and(|model| !models.include(model));
-    let unknown = named.into_iter().filter(|(_, model)| is_unknown(model));
+/// Refuse a model that no job may name. Not a [`Check`](crate::body::Check): what may be named is a setting.
+pub fn check_models<'a>(models: &Models, named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> Result<(), ApiError> {
+    let unknown = named.into_iter().filter(|(_, model)| model.is_some_and(|model| !models.include(model)));
     let errors: Vec<_> = unknown.map(|(pointer, _)| FieldError::new(pointer, "is not a model that this service knows")).collect();
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
 }

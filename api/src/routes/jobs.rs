@@ -132,7 +132,7 @@ struct PermissionDenial {
 /// Tokens by kind, over all model calls of a job.
 #[derive(Clone, Debug, Object)]
 #[expect(clippy::struct_field_names, reason = "the names of the wire")]
-struct Usage {
+pub struct Usage {
     /// Read by the model and not cached.
     input_tokens: u64,
     /// Written by the model.
@@ -216,6 +216,8 @@ impl JobsApi {
         app: Data<&App>,
         /// Only jobs with this status.
         status: Query<Option<Wire<JobState>>>,
+        /// Only jobs of this conversation.
+        session_id: Query<Option<Wire<SessionId>>>,
         /// The most jobs to answer; 20 if absent.
         limit: Query<Option<Wire<Bounded<1, 100>>>>,
         /// The `next_cursor` of the page before.
@@ -224,7 +226,8 @@ impl JobsApi {
         let limit = limit.0.map_or(20, |Wire(Bounded(limit))| limit);
         let (state, before) = (status.0.map(|Wire(state)| state), cursor.0.map(|Wire(id)| id));
         // One more than asked for tells whether there is another page.
-        let filter = JobFilter { state, session_id: None, dead_letters: false, before, limit: limit + 1 };
+        let session_id = session_id.0.map(|Wire(id)| id);
+        let filter = JobFilter { state, session_id, dead_letters: false, before, limit: limit + 1 };
         let mut jobs = app.jobs.list(auth.user_id(), filter).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = jobs.len() > size;

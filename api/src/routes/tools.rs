@@ -5,6 +5,7 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, payload::Json};
 use shared::{
     principal::Principal,
+    session::Session,
     tool::{self, Category},
 };
 
@@ -67,21 +68,23 @@ pub fn allowed_by_key(principal: &Principal) -> Option<&[String]> {
     principal.key().and_then(|key| key.allowed_tools.as_deref())
 }
 
-/// Refuse a job that names a tool it may not use.
-pub async fn check(app: &App, principal: &Principal, named: &[String]) -> Result<(), ApiError> {
+/// Refuse a job, of a conversation perhaps, that names a tool it may not use.
+pub async fn check(app: &App, principal: &Principal, session: Option<&Session>, named: &[String]) -> Result<(), ApiError> {
     if named.is_empty() {
         return Ok(());
     }
-    let faults = faults(named, &app.tools.list().await?, allowed_by_key(principal));
+    let of_session = session.and_then(|session| session.tools.as_deref());
+    let faults = faults(named, &app.tools.list().await?, allowed_by_key(principal), of_session);
     if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(faults)) }
 }
 
 /// What is wrong with the tools that a job names. Before any worker told what it has, nothing is unknown.
-fn faults(named: &[String], known: &[tool::Tool], allowed_by_key: Option<&[String]>) -> Vec<FieldError> {
+fn faults(named: &[String], known: &[tool::Tool], allowed_by_key: Option<&[String]>, of_session: Option<&[String]>) -> Vec<FieldError> {
     let fault = |name: &String| match known.iter().find(|tool| tool.name == *name) {
         None if !known.is_empty() => Some("is not a tool that this service has: see `GET /api/tools`"),
         Some(tool) if !tool.enabled => Some("is switched off"),
         Some(_) | None if !includes(allowed_by_key, name) => Some("is not among the tools that this key allows"),
+        Some(_) | None if !includes(of_session, name) => Some("is not among the tools of the session"),
         Some(_) | None => None,
     };
     let faults = named.iter().enumerate().filter_map(|(index, name)| Some((index, fault(name)?)));
@@ -107,7 +110,7 @@ mod tests {
     fn pointers(named: &[&str], known: &[tool::Tool], allowed: Option<&[&str]>) -> Vec<(String, String)> {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let allowed = allowed.map(own);
-        let faults = faults(&own(named), known, allowed.as_deref());
+        let faults = faults(&own(named), known, allowed.as_deref(), None);
         faults.into_iter().map(|fault| (fault.pointer, fault.detail)).collect()
     }
 
@@ -122,6 +125,15 @@ mod tests {
         for ((_, detail), reason) in faults.iter().zip(["not a tool that this service has", "switched off", "this key allows"]) {
             assert!(detail.contains(reason), "{detail}");
         }
+    }
+
+    #[test]
+    fn a_job_may_not_name_what_its_conversation_does_not_have() {
+        let named = ["Read", "Bash"].map(str::to_owned);
+
+        let faults = faults(&named, &[], None, Some(&named[..1]));
+
+        assert_eq!(faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>(), ["/tools/1"]);
     }
 
     #[test]

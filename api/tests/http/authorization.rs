@@ -80,6 +80,13 @@ impl Cast {
     async fn path(&self, path: &str) -> String {
         let Some((before, _)) = path.split_once("{id}") else { return path.to_owned() };
         let id = match before {
+            "/api/sessions/" => {
+                let session = self.stage.session().await;
+                // Something to read, to replace and to take away.
+                let file = format!("/api/sessions/{session}/files/a");
+                assert!(self.stage.call(&self.stage.key, Method::PUT, &file, &json!({})).await.status.is_success());
+                session
+            }
             "/api/jobs/" | "/api/admin/jobs/" | "/api/admin/dead-letters/" => self.stage.submit("hi").await,
             "/api/auth/api-keys/" | "/api/admin/api-keys/" => {
                 let new = new_key(&self.stage.user, &[Scope::Read]);
@@ -89,7 +96,7 @@ impl Cast {
             "/api/admin/workers/" => self.stage.hand().await.id().to_string(),
             other => panic!("say what stands for the id in `{other}…`"),
         };
-        path.replace("{id}", &id)
+        path.replace("{id}", &id).replace("{path}", "a")
     }
 }
 

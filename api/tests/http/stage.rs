@@ -74,7 +74,12 @@ impl Stage {
 
     /// A stage with one setting of its own.
     pub async fn with(setting: (&str, &str)) -> Self {
-        let Empty { app, endpoint, redis, directory } = Empty::with(&[setting]).await;
+        Self::set(&[setting]).await
+    }
+
+    /// A stage with settings of its own.
+    pub async fn set(settings: &[(&str, &str)]) -> Self {
+        let Empty { app, endpoint, redis, directory } = Empty::with(settings).await;
         let user = made(&app, "user@example.com", Role::User).await;
         let key = key_of(&app, &user, &[Scope::Chat, Scope::Read]).await;
         Self { app, user, key, endpoint, redis: Some(redis), directory }
@@ -149,6 +154,20 @@ impl Stage {
         answer.json()["id"].as_str().expect("an id").to_owned()
     }
 
+    /// Begin a conversation; its id.
+    pub async fn session(&self) -> String {
+        let answer = self.post("/api/sessions", &json!({})).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{:?}", answer.body);
+        answer.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Submit a turn of a conversation; its id.
+    pub async fn submit_turn(&self, session: &str, message: &str) -> String {
+        let answer = self.post("/api/chat", &json!({"message": message, "session_id": session})).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
+        answer.json()["id"].as_str().expect("an id").to_owned()
+    }
+
     /// Follow a job's events, from after `last` if given.
     pub async fn follow(&self, job: &str, last: Option<&str>) -> Events {
         let mut request = with(get(&format!("/api/jobs/{job}/events")), "x-api-key", &self.key);
@@ -211,8 +230,15 @@ impl Empty {
 async fn app_in(directory: &Path, settings: &[(&str, &str)]) -> App {
     let database = format!("sqlite://{}", directory.join("record.db").display());
     let socket = format!("redis+unix://{}", directory.join("redis.sock").display());
+    let workspaces = directory.join("workspaces").display().to_string();
     let mut all = [("HOST", "127.0.0.1"); 16];
-    let common = [("JWT_SECRET", SECRET), ("AUTH_RATE_LIMIT_PER_MINUTE", "10000"), ("DATABASE_URL", &database), ("REDIS_URL", &socket)];
+    let common = [
+        ("JWT_SECRET", SECRET),
+        ("AUTH_RATE_LIMIT_PER_MINUTE", "10000"),
+        ("DATABASE_URL", &database),
+        ("REDIS_URL", &socket),
+        ("WORKSPACE_STORE", &workspaces),
+    ];
     for (place, setting) in all.iter_mut().zip(common.iter().chain(settings)) {
         *place = *setting;
     }

@@ -16,6 +16,8 @@ use crate::{
     job::{Job, JobError, JobResult, JobState, NanoUsd, Usage},
     jobs::{JobFilter, NewJob},
     time::Timestamp,
+    transcript::Transcript,
+    workspace::Manifest,
 };
 
 #[derive(FromQueryResult)]
@@ -150,21 +152,27 @@ pub struct Limits {
     pub queue_timeout: Duration,
 }
 
-/// Insert a queued job. `None` when its idempotency key is taken. The database itself refuses a job that a
+/// Whether a job's conversation goes on without it being in anybody's way: none before it has yet to end.
+const IS_NEXT: &str = "(session_id IS NULL OR NOT EXISTS (SELECT 1 FROM jobs earlier WHERE earlier.session_id = jobs.session_id
+                        AND earlier.session_seq < jobs.session_seq AND earlier.state IN ('queued', 'running')))";
+
+/// Insert a queued job, at its `place` in its conversation. `None` when its idempotency key is taken. The database itself refuses a job that a
 /// budget or a cap does not admit.
 pub async fn insert(
     db: &impl ConnectionTrait,
     id: JobId,
     new: &NewJob,
+    place: Option<(SessionId, i64)>,
     request: &str,
     request_hash: &[u8],
     limits: &Limits,
 ) -> Result<Option<Job>> {
+    let (session, seq) = place.unzip();
     job(
         db,
         "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
-                           max_failures, max_reclaims, reserved_nano_usd, run_at, queue_deadline_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, {now}, {now} + $11, {now})
+                           max_failures, max_reclaims, reserved_nano_usd, session_id, session_seq, run_at, queue_deadline_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, {now}, {now} + $11, {now})
          ON CONFLICT (user_id, idempotency_key) DO NOTHING
          RETURNING *",
         [
@@ -180,6 +188,8 @@ pub async fn insert(
             number(limits.reclaims).into(),
             ms(limits.queue_timeout).into(),
             new.reservation.0.into(),
+            session.map(SessionId::uuid).into(),
+            seq.into(),
         ],
     )
     .await
@@ -279,31 +289,76 @@ pub async fn mark_undispatched(db: &Db, id: JobId) -> Result<()> {
     Ok(())
 }
 
-/// Jobs that may run and were not rung for, oldest first, with how often each was claimed.
-pub async fn to_dispatch(db: &Db, limit: u32) -> Result<Vec<(JobId, u32)>> {
-    #[derive(FromQueryResult)]
-    struct Waiting {
-        id: Uuid,
-        attempt: i32,
-    }
-    let sql = "SELECT id, attempt FROM jobs WHERE state = 'queued' AND NOT dispatched AND run_at <= {now} ORDER BY run_at LIMIT $1";
-    let waiting: Vec<Waiting> = rows(db.pool(), sql, [i64::from(limit).into()]).await?;
-    Ok(waiting.into_iter().map(|row| (JobId::from_uuid(row.id), count(row.attempt))).collect())
+#[derive(FromQueryResult)]
+struct Waiting {
+    id: Uuid,
+    attempt: i32,
 }
 
-/// Give a queued job to a living worker. `None` when it may not run, or not there.
-pub async fn claim(db: &Db, id: JobId, worker: WorkerId) -> Result<Option<Job>> {
-    // The lock on the worker's row makes a claim and a death sentence see each other.
-    job(
+impl Waiting {
+    fn into_pair(self) -> (JobId, u32) {
+        (JobId::from_uuid(self.id), count(self.attempt))
+    }
+}
+
+/// Jobs that may run and were not rung for, oldest first, with how often each was claimed.
+pub async fn to_dispatch(db: &Db, limit: u32) -> Result<Vec<(JobId, u32)>> {
+    let sql = format!(
+        "SELECT id, attempt FROM jobs WHERE state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT} ORDER BY run_at LIMIT $1"
+    );
+    let waiting: Vec<Waiting> = rows(db.pool(), &sql, [i64::from(limit).into()]).await?;
+    Ok(waiting.into_iter().map(Waiting::into_pair).collect())
+}
+
+/// The job of a conversation that may run and was not rung for.
+pub async fn next_in(db: &Db, session: SessionId) -> Result<Option<(JobId, u32)>> {
+    let sql = format!(
+        "SELECT id, attempt FROM jobs WHERE session_id = $1 AND state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT}
+         ORDER BY session_seq LIMIT 1"
+    );
+    Ok(row::<Waiting>(db.pool(), &sql, [session.uuid().into()]).await?.map(Waiting::into_pair))
+}
+
+/// Whether a job of this conversation runs.
+pub async fn runs_in(db: &impl ConnectionTrait, session: SessionId) -> Result<bool> {
+    let sql = "SELECT count(*) AS n FROM jobs WHERE session_id = $1 AND state = 'running'";
+    let found: Option<Count> = row(db, sql, [session.uuid().into()]).await?;
+    Ok(found.is_some_and(|count| count.n > 0))
+}
+
+/// The jobs of a conversation that have not ended, oldest first.
+pub async fn unended_in(db: &Db, session: SessionId, limit: u32) -> Result<Vec<Job>> {
+    jobs(
         db.pool(),
-        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead AND NOT drain_requested {for_share})
-         UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $2, started_at = {now},
-                         streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
-         WHERE id = $1 AND state = 'queued' AND run_at <= {now} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)
-         RETURNING *",
-        [id.uuid().into(), worker.uuid().into()],
+        "SELECT * FROM jobs WHERE session_id = $1 AND state IN ('queued', 'running') ORDER BY session_seq LIMIT $2",
+        [session.uuid().into(), i64::from(limit).into()],
     )
     .await
+}
+
+/// The jobs of a conversation that completed, newest first.
+pub async fn turns(db: &Db, session: SessionId, before: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+    let mut values = vec![Value::from(session.uuid()), i64::from(limit).into()];
+    let before = before.map_or("", |id| {
+        values.push(id.uuid().into());
+        "AND session_seq < (SELECT session_seq FROM jobs WHERE id = $3)"
+    });
+    let sql = format!("SELECT * FROM jobs WHERE session_id = $1 AND state = 'completed' {before} ORDER BY session_seq DESC LIMIT $2");
+    jobs(db.pool(), &sql, values).await
+}
+
+/// Give a queued job to a living worker. `None` when it may not run, or not there, or not yet.
+pub async fn claim(db: &Db, id: JobId, worker: WorkerId) -> Result<Option<Job>> {
+    // The lock on the worker's row makes a claim and a death sentence see each other.
+    let sql = format!(
+        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead AND NOT drain_requested {{for_share}})
+         UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $2, started_at = {{now}},
+                         streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
+         WHERE id = $1 AND state = 'queued' AND run_at <= {{now}} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)
+           AND {IS_NEXT}
+         RETURNING *"
+    );
+    job(db.pool(), &sql, [id.uuid().into(), worker.uuid().into()]).await
 }
 
 /// Note that a client may have seen output of this attempt. False when fenced.
@@ -352,6 +407,17 @@ pub struct Report {
     pub first_token_ms: Option<u64>,
     /// The last words of the CLI on its standard error, for the operator.
     pub stderr_tail: Option<String>,
+    /// What the job's conversation goes on from, if the attempt completed.
+    pub kept: Option<Kept>,
+}
+
+/// What a turn leaves to the next one of its conversation.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The CLI's transcript.
+    pub transcript: Transcript,
+    /// The files, where they may have changed. Their contents are in the store by then.
+    pub workspace: Option<Manifest>,
 }
 
 impl Report {

@@ -21,11 +21,14 @@ pub mod figures;
 pub mod jobs;
 pub mod leader;
 pub mod logins;
+pub mod sessions;
 pub mod stats;
 pub mod tools;
+pub mod transcripts;
 pub mod usage;
 pub mod users;
 pub mod workers;
+pub mod workspaces;
 
 /// A pool of connections to either database.
 #[derive(Clone)]

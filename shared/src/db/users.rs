@@ -230,9 +230,11 @@ pub async fn deleted(db: &Db, limit: u32) -> Result<Vec<UserId>> {
     Ok(ids.into_iter().map(|row| UserId::from_uuid(row.id)).collect())
 }
 
-/// Forget a deleted account, its keys, logins and conversations, once it has no job left. False before.
+/// Forget a deleted account, its keys, logins and conversations, once it has no job left
+/// and its conversations hold nothing. False before.
 pub async fn forget(db: &Db, id: UserId) -> Result<bool> {
-    let gone = "(SELECT id FROM users WHERE id = $1 AND deleted_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE user_id = $1))";
+    let gone = "(SELECT id FROM users WHERE id = $1 AND deleted_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE user_id = $1)
+                 AND NOT EXISTS (SELECT 1 FROM sessions WHERE user_id = $1 AND purged_at IS NULL))";
     execute(db.pool(), &format!("DELETE FROM sessions WHERE user_id IN {gone}"), [id.uuid().into()]).await?;
     Ok(execute(db.pool(), &format!("DELETE FROM users WHERE id IN {gone}"), [id.uuid().into()]).await? == 1)
 }

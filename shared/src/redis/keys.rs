@@ -1,6 +1,6 @@
 //! Every key and channel. Braces make the keys of one script share a Redis Cluster slot.
 
-use crate::id::{ApiKeyId, JobId, UserId};
+use crate::id::{ApiKeyId, JobId, SessionId, UserId};
 
 /// The stream of doorbells: one entry for each job that waits or runs.
 pub const WORK: &str = "{q}:work";
@@ -32,4 +32,9 @@ pub fn user_window(user: UserId) -> String {
 /// The hourly window of a key of `user`.
 pub fn key_window(user: UserId, key: ApiKeyId) -> String {
     format!("l:{{{}}}:k:{}", user.uuid().simple(), key.uuid().simple())
+}
+
+/// The copy of a conversation's transcript.
+pub fn transcript(session: SessionId) -> String {
+    format!("s:{{{}}}:t", session.uuid().simple())
 }

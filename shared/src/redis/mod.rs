@@ -19,6 +19,7 @@ pub mod queue;
 #[cfg(test)]
 pub mod server;
 pub mod signals;
+pub mod transcripts;
 
 /// No answer of Redis is worth a longer wait.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);

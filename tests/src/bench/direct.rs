@@ -21,7 +21,7 @@ use tokio::{
 use uuid::Uuid;
 use worker::{
     claude::{
-        command::{self, CommandLine, Surroundings},
+        command::{self, CommandLine, Surroundings, Thread},
         control,
         lines::Lines,
         process::{LINE_LIMIT, Launch, Process},
@@ -72,7 +72,8 @@ impl Direct {
         let dir = self.jobs.attempt()?;
         let spec = ChatSpec::text(format!("say:{answer}"));
         let relay = command::Relay::Url(self.api.clone());
-        let CommandLine { args, env } = command::build(&spec, &[], None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
+        let CommandLine { args, env } =
+            command::build(&spec, Thread::OneShot, &[], None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
         let mut command = Command::new(&self.program);
         command.args(args).env_clear().envs(env).current_dir(dir.workspace());
 
@@ -96,7 +97,7 @@ impl Direct {
     fn confined(&self, sandbox: &Sandbox, spec: &ChatSpec, dir: &JobDir) -> Launch {
         let relay = command::Relay::UnixSocket(Path::new(sandbox::SOCKETS).join("api.sock"));
         let inside = surroundings(sandbox::HOME.into(), sandbox::CONFIG.into(), "/tmp".into(), relay);
-        let CommandLine { args, env } = command::build(spec, &[], None, &inside);
+        let CommandLine { args, env } = command::build(spec, Thread::OneShot, &[], None, &inside);
         let mounts = Mounts { workspace: dir.workspace(), config: dir.config(), home: dir.home(), sockets: dir.sockets() };
         Launch {
             program: self.program.clone(),

@@ -5,6 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use shared::job::{ChatSpec, Effort, NanoUsd, Thinking};
+use uuid::Uuid;
 
 /// What `exec` needs besides the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,22 +49,33 @@ pub enum Relay {
 /// Stands where the CLI insists on a credential.
 pub const PLACEHOLDER_KEY: &str = "added-by-the-relay";
 
-/// The command line of a one-shot job that may use `tools` and cost `budget`.
-pub fn build(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>, surroundings: &Surroundings) -> CommandLine {
-    CommandLine { args: arguments(spec, tools, budget), env: environment(surroundings) }
+/// The conversation a process takes part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// None that is kept.
+    OneShot,
+    /// One that begins, under this id.
+    New(Uuid),
+    /// One that goes on; its transcript is among the CLI's own files.
+    Resumed(Uuid),
+}
+
+/// The command line of a job that may use `tools` and cost `budget`.
+pub fn build(spec: &ChatSpec, thread: Thread, tools: &[String], budget: Option<NanoUsd>, surroundings: &Surroundings) -> CommandLine {
+    CommandLine { args: arguments(spec, thread, tools, budget), env: environment(surroundings) }
 }
 
 /// The command line of a process that is asked what it offers: as a job's that says nothing about tools, or
 /// names these.
 pub fn question(named: Option<&[String]>, surroundings: &Surroundings) -> CommandLine {
-    let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
+    let mut args = base(Thread::OneShot);
     args.extend(named.map(|tools| format!("--tools={}", tools.join(","))));
     CommandLine { args, env: environment(surroundings) }
 }
 
 /// The arguments. Values are joined to their flags: none can be read as a flag of its own.
-fn arguments(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>) -> Vec<String> {
-    let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
+fn arguments(spec: &ChatSpec, thread: Thread, tools: &[String], budget: Option<NanoUsd>) -> Vec<String> {
+    let mut args = base(thread);
     if tools.is_empty() {
         args.extend(["--bare", "--tools="].map(str::to_owned));
     } else {
@@ -82,6 +94,17 @@ fn arguments(spec: &ChatSpec, tools: &[String], budget: Option<NanoUsd>) -> Vec<
         ("--max-budget-usd", budget.map(|budget| budget.usd().to_string())),
     ];
     args.extend(options.into_iter().filter_map(|(flag, value)| value.map(|value| format!("{flag}={value}"))));
+    args
+}
+
+fn base(thread: Thread) -> Vec<String> {
+    let mut args: Vec<String> = BASE.iter().copied().map(str::to_owned).collect();
+    // Without a snapshot of the system prompt, each turn has the one it asks for.
+    match thread {
+        Thread::OneShot => args.push("--no-session-persistence".to_owned()),
+        Thread::New(id) => args.extend([format!("--session-id={id}"), "--system-prompt-snapshot=off".to_owned()]),
+        Thread::Resumed(id) => args.extend([format!("--resume={id}"), "--system-prompt-snapshot=off".to_owned()]),
+    }
     args
 }
 
@@ -111,7 +134,7 @@ pub fn environment(surroundings: &Surroundings) -> Vec<(String, String)> {
 }
 
 /// What every job is started with.
-const BASE: [&str; 9] = [
+const BASE: [&str; 8] = [
     "-p",
     "--output-format=stream-json",
     "--input-format=stream-json",
@@ -120,7 +143,6 @@ const BASE: [&str; 9] = [
     "--setting-sources=",
     "--strict-mcp-config",
     "--disable-slash-commands",
-    "--no-session-persistence",
 ];
 
 const FIXED_ENV: [(&str, &str); 10] = [
@@ -169,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_chat_only_job_has_no_tools_and_reads_no_settings() {
-        let line = build(&ChatSpec::text("hi"), &[], None, &socket());
+        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &[], None, &socket());
 
         assert_eq!(
             line.args.join(" "),
@@ -179,8 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_names_its_conversation_and_whether_that_has_begun() {
+        let id = Uuid::from_u128(7);
+        let of = |thread| build(&ChatSpec::text("hi"), thread, &[], None, &socket()).args[BASE.len()..BASE.len() + 2].join(" ");
+
+        let id_text = "00000000-0000-0000-0000-000000000007";
+        assert_eq!(of(Thread::New(id)), format!("--session-id={id_text} --system-prompt-snapshot=off"));
+        assert_eq!(of(Thread::Resumed(id)), format!("--resume={id_text} --system-prompt-snapshot=off"));
+    }
+
+    #[test]
     fn an_agent_job_may_use_its_tools_and_is_never_asked() {
-        let line = build(&ChatSpec::text("hi"), &["Bash".into(), "Read".into()], None, &socket());
+        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &["Bash".into(), "Read".into()], None, &socket());
 
         assert!(
             line.args.join(" ").ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
@@ -194,8 +226,8 @@ mod tests {
         let plain = question(None, &socket());
         let named = question(Some(&["Glob".into(), "Grep".into()]), &socket());
 
-        assert_eq!(plain.args, BASE);
-        assert_eq!(named.args[BASE.len()..], ["--tools=Glob,Grep"]);
+        assert_eq!(plain.args, base(Thread::OneShot));
+        assert_eq!(named.args[BASE.len() + 1..], ["--tools=Glob,Grep"]);
         assert_eq!(plain.env, environment(&socket()));
     }
 
@@ -210,10 +242,10 @@ mod tests {
             ..ChatSpec::text("hi")
         };
 
-        let line = build(&spec, &[], Some(NanoUsd(100)), &socket());
+        let line = build(&spec, Thread::OneShot, &[], Some(NanoUsd(100)), &socket());
 
         assert_eq!(
-            line.args[BASE.len() + 2..],
+            line.args[BASE.len() + 3..],
             [
                 "--model=--dangerously-skip-permissions",
                 "--fallback-model=a,b",
@@ -236,7 +268,7 @@ mod tests {
         };
 
         for tools in [vec![], vec!["Bash".to_owned()]] {
-            let line = format!("{:?}", build(&spec, &tools, None, &socket()));
+            let line = format!("{:?}", build(&spec, Thread::OneShot, &tools, None, &socket()));
             assert!(!line.contains("secret"), "{line}");
         }
     }

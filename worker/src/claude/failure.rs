@@ -57,11 +57,15 @@ pub enum Code {
     CliRejectedOptions,
     CliCrashed,
     CliNoOutput,
+    SessionNotSaved,
+    SessionTooLarge,
+    SessionUnreadable,
+    WorkspaceTooLarge,
 }
 
 impl Code {
     /// Every word.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::UpstreamRateLimited,
         Self::UpstreamOverloaded,
         Self::UpstreamUnavailable,
@@ -86,6 +90,10 @@ impl Code {
         Self::CliRejectedOptions,
         Self::CliCrashed,
         Self::CliNoOutput,
+        Self::SessionNotSaved,
+        Self::SessionTooLarge,
+        Self::SessionUnreadable,
+        Self::WorkspaceTooLarge,
     ];
 
     /// The word on the wire.
@@ -115,6 +123,10 @@ impl Code {
             Self::CliRejectedOptions => "cli_rejected_options",
             Self::CliCrashed => "cli_crashed",
             Self::CliNoOutput => "cli_no_output",
+            Self::SessionNotSaved => "session_not_saved",
+            Self::SessionTooLarge => "session_too_large",
+            Self::SessionUnreadable => "session_unreadable",
+            Self::WorkspaceTooLarge => "workspace_too_large",
         }
     }
 
@@ -126,7 +138,8 @@ impl Code {
             | Self::UpstreamUnavailable
             | Self::Interrupted
             | Self::CliCrashed
-            | Self::CliNoOutput => true,
+            | Self::CliNoOutput
+            | Self::SessionNotSaved => true,
             Self::UpstreamAuth
             | Self::ModelNotFound
             | Self::InvalidRequest
@@ -144,7 +157,10 @@ impl Code {
             | Self::InternalError
             | Self::CliUnavailable
             | Self::CliLineTooLong
-            | Self::CliRejectedOptions => false,
+            | Self::CliRejectedOptions
+            | Self::SessionTooLarge
+            | Self::SessionUnreadable
+            | Self::WorkspaceTooLarge => false,
         }
     }
 
@@ -174,6 +190,10 @@ impl Code {
             Self::CliRejectedOptions => "the CLI did not accept the job's options",
             Self::CliCrashed => "the CLI ended before it had an answer",
             Self::CliNoOutput => "the CLI gave no answer",
+            Self::SessionNotSaved => "the conversation could not be kept, so the turn does not count",
+            Self::SessionTooLarge => "the conversation is longer than one may be: begin another",
+            Self::SessionUnreadable => "what the conversation goes on from cannot be read",
+            Self::WorkspaceTooLarge => "the workspace holds more than it may",
         }
     }
 
@@ -200,7 +220,11 @@ impl Code {
             | Self::CliLineTooLong
             | Self::CliRejectedOptions
             | Self::CliCrashed
-            | Self::CliNoOutput => false,
+            | Self::CliNoOutput
+            | Self::SessionNotSaved
+            | Self::SessionTooLarge
+            | Self::SessionUnreadable
+            | Self::WorkspaceTooLarge => false,
         }
     }
 }

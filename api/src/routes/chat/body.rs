@@ -12,14 +12,15 @@ use serde::{
 };
 use serde_json::{Value, json};
 use shared::{
+    id::SessionId,
     image::{self, ImageSource},
     job::{ChatSpec, ContentBlock, Effort, Message, Priority, RetryAfterOutput, Thinking, may_be_offered},
     output_schema::OutputSchema,
 };
 
 use crate::{
-    body::Check,
-    contract::{Schema, TEXT_PATTERN},
+    body::{Check, Faults},
+    contract::{MAX_KEY_CHARS, MAX_PAIRS, MAX_VALUE_CHARS, Metadata, Schema, TEXT_PATTERN},
     error::FieldError,
 };
 
@@ -29,9 +30,6 @@ const MAX_TOOLS: usize = 64;
 const MAX_TURNS: u32 = 1000;
 const MAX_BUDGET_USD: f64 = 1000.0;
 const MAX_SECS: u32 = 86_400;
-const MAX_PAIRS: usize = 16;
-const MAX_KEY_CHARS: usize = 64;
-const MAX_VALUE_CHARS: usize = 512;
 /// What the Messages API takes in one request.
 const MAX_IMAGES: usize = 20;
 
@@ -41,6 +39,7 @@ const MAX_IMAGES: usize = 20;
 pub struct CreateChat {
     #[serde(deserialize_with = "message")]
     message: Message,
+    pub(super) session_id: Option<SessionId>,
     pub(super) model: Option<String>,
     pub(super) fallback_model: Option<String>,
     system_prompt: Option<String>,
@@ -90,48 +89,54 @@ impl CreateChat {
 
 impl Check for CreateChat {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let mut refuse = |right: bool, pointer: Cow<'static, str>, detail: &str| {
-            if !right {
-                errors.push(FieldError::new(pointer, detail));
-            }
-        };
-        refuse(says_something(&self.message), "/message".into(), "must not be empty");
+        let mut faults = Faults::default();
+        faults.unless(says_something(&self.message), "/message", "must not be empty");
         let images = images(&self.message);
-        refuse(images.len() <= MAX_IMAGES, "/message".into(), &format!("must hold at most {MAX_IMAGES} pictures"));
+        faults.unless(images.len() <= MAX_IMAGES, "/message", format!("must hold at most {MAX_IMAGES} pictures"));
         for (index, image) in images.into_iter().take(MAX_IMAGES) {
             if let Err(error) = image.check() {
-                refuse(false, format!("/message/{index}/source/data").into(), &error.to_string());
+                faults.unless(false, format!("/message/{index}/source/data"), error.to_string());
             }
         }
-        for (pointer, model) in [("/model", &self.model), ("/fallback_model", &self.fallback_model)] {
-            let right = model.as_deref().is_none_or(is_model_name);
-            refuse(right, pointer.into(), "must be 1 to 128 letters, digits or `._:/@[]-`, and begin with a letter or a digit");
-        }
-        let tools = self.tools.as_deref().unwrap_or_default();
-        refuse(tools.len() <= MAX_TOOLS, "/tools".into(), &format!("must be at most {MAX_TOOLS} names"));
-        for (index, tool) in tools.iter().enumerate().take(MAX_TOOLS) {
-            let detail = "must be a tool that jobs may use: 1 to 64 letters, digits or `_`, beginning with a letter";
-            refuse(may_be_offered(tool), format!("/tools/{index}").into(), detail);
-        }
+        check_model(&mut faults, "/model", self.model.as_deref());
+        check_model(&mut faults, "/fallback_model", self.fallback_model.as_deref());
+        check_tools(&mut faults, self.tools.iter().flatten().map(String::as_str));
         for (pointer, number, max) in [
             ("/max_turns", self.max_turns, MAX_TURNS),
             ("/timeout_secs", self.timeout_secs, MAX_SECS),
             ("/queue_timeout_secs", self.queue_timeout_secs, MAX_SECS),
         ] {
             let right = number.is_none_or(|number| (1..=max).contains(&number));
-            refuse(right, pointer.into(), &format!("must be from 1 to {max}"));
+            faults.unless(right, pointer, format!("must be from 1 to {max}"));
         }
         let right = self.max_budget_usd.is_none_or(|usd| usd > 0.0 && usd <= MAX_BUDGET_USD);
-        refuse(right, "/max_budget_usd".into(), &format!("must be more than 0 and at most {MAX_BUDGET_USD}"));
-        let fits = |text: &str, max: usize| text.chars().nth(max).is_none();
-        let pairs = self.metadata.len() <= MAX_PAIRS
-            && self.metadata.iter().all(|(key, value)| fits(key, MAX_KEY_CHARS) && fits(value, MAX_VALUE_CHARS));
-        let detail =
-            format!("must be at most {MAX_PAIRS} pairs of a key up to {MAX_KEY_CHARS} and a value up to {MAX_VALUE_CHARS} characters");
-        refuse(pairs, "/metadata".into(), &detail);
-        errors
+        faults.unless(right, "/max_budget_usd", format!("must be more than 0 and at most {MAX_BUDGET_USD}"));
+        check_metadata(&mut faults, &self.metadata);
+        faults.into()
     }
+}
+
+/// A model must look like one.
+pub fn check_model(faults: &mut Faults, pointer: &str, model: Option<&str>) {
+    let detail = "must be 1 to 128 letters, digits or `._:/@[]-`, and begin with a letter or a digit";
+    faults.unless(model.is_none_or(is_model_name), pointer, detail);
+}
+
+/// Tools must be few, and look like some that jobs may use.
+pub fn check_tools<'a>(faults: &mut Faults, tools: impl Iterator<Item = &'a str> + Clone) {
+    faults.unless(tools.clone().count() <= MAX_TOOLS, "/tools", format!("must be at most {MAX_TOOLS} names"));
+    for (index, tool) in tools.enumerate().take(MAX_TOOLS) {
+        let detail = "must be a tool that jobs may use: 1 to 64 letters, digits or `_`, beginning with a letter";
+        faults.unless(may_be_offered(tool), format!("/tools/{index}"), detail);
+    }
+}
+
+/// Metadata must be short.
+pub fn check_metadata(faults: &mut Faults, metadata: &BTreeMap<String, String>) {
+    let fits = |text: &str, max: usize| text.chars().nth(max).is_none();
+    let pairs = metadata.len() <= MAX_PAIRS && metadata.iter().all(|(key, value)| fits(key, MAX_KEY_CHARS) && fits(value, MAX_VALUE_CHARS));
+    let detail = format!("must be at most {MAX_PAIRS} pairs of a key up to {MAX_KEY_CHARS} and a value up to {MAX_VALUE_CHARS} characters");
+    faults.unless(pairs, "/metadata", detail);
 }
 
 fn says_something(message: &Message) -> bool {
@@ -280,12 +285,10 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
     let tools = MetaSchema { max_items: Some(MAX_TOOLS), items: Some(Box::new(inline(pattern(TOOL_PATTERN)))), ..MetaSchema::new("array") };
     let budget =
         MetaSchema { minimum: Some(0.0), exclusive_minimum: Some(true), maximum: Some(MAX_BUDGET_USD), ..MetaSchema::new("number") };
-    let value = MetaSchema { max_length: Some(MAX_VALUE_CHARS), ..string() };
-    let metadata =
-        MetaSchema { max_properties: Some(MAX_PAIRS), additional_properties: Some(Box::new(inline(value))), ..MetaSchema::new("object") };
 
     [
         ("message", "What you say: text, or a list of content blocks.", message_schema()),
+        ("session_id", "The conversation that this is a turn of.", or_null(SessionId::schema())),
         ("model", "The model, by name or alias; the CLI's default if absent.", or_null(pattern(MODEL_PATTERN))),
         ("fallback_model", "Where to go when the model is overloaded.", or_null(pattern(MODEL_PATTERN))),
         ("system_prompt", "Replaces the system prompt.", or_null(string())),
@@ -313,7 +316,11 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
             or("restart", RetryAfterOutput::schema()),
         ),
         ("priority", "Its place among your own waiting jobs.", or("normal", Priority::schema())),
-        ("metadata", "Your own words about the job, given back as they came: up to 16 pairs, keys up to 64 characters.", metadata),
+        (
+            "metadata",
+            "Your own words about the job, given back as they came: up to 16 pairs, keys up to 64 characters.",
+            Metadata::schema(),
+        ),
         (
             "stream",
             "Answer with the job's events instead of the job.",
@@ -445,6 +452,7 @@ mod tests {
             ("stream", json!("yes"), "/stream"),
             ("messsage", json!("hi"), "/messsage"),
             ("session_id", json!("sess_1"), "/session_id"),
+            ("session_id", json!(7), "/session_id"),
         ] {
             assert_eq!(pointers(&with(field, value.clone())), [pointer], "{field}: {value}");
         }
@@ -460,6 +468,8 @@ mod tests {
             ("output_schema", Value::Null),
             ("model", json!("us.anthropic.claude-sonnet-4-5@20250929:0/x[1m]")),
             ("model", Value::Null),
+            ("session_id", Value::Null),
+            ("session_id", json!("sess_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")),
             ("tools", json!(vec!["mcp_x"; 64])),
             ("tools", json!([])),
             ("max_turns", json!(1000)),

@@ -1,0 +1,78 @@
+//! The body of an upload: any bytes, of any type, read piece by piece into the place where they stay.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use poem::{Body, Request, RequestBody, Result};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+};
+use shared::contents::{Contents, Incoming, Received};
+
+use crate::{
+    body::{READ_TIMEOUT, declared_length},
+    error::{ApiError, Code},
+};
+
+/// A body that is a file.
+pub struct Upload {
+    body: Body,
+    declared: Option<usize>,
+}
+
+impl Upload {
+    /// Read it into `contents`; at most `limit` bytes.
+    pub async fn receive(self, contents: Contents, limit: u64) -> Result<Received, ApiError> {
+        if self.declared.is_some_and(|length| length as u64 > limit) {
+            return Err(too_large(limit));
+        }
+        let slow = |_| ApiError::new(Code::RequestTimeout, "the body came too slowly");
+        tokio::time::timeout(READ_TIMEOUT, read(self.body, contents, limit)).await.map_err(slow)?
+    }
+}
+
+async fn read(body: Body, contents: Contents, limit: u64) -> Result<Received, ApiError> {
+    let mut incoming = blocking(move || contents.receive()).await?;
+    let mut chunks = body.into_bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk: Bytes = chunk.map_err(|_| ApiError::new(Code::BadRequest, "the body broke off"))?;
+        if incoming.bytes() + chunk.len() as u64 > limit {
+            return Err(too_large(limit));
+        }
+        incoming = blocking(move || write(incoming, &chunk)).await?;
+    }
+    Ok(incoming.finish())
+}
+
+fn write(mut incoming: Incoming, chunk: &[u8]) -> std::io::Result<Incoming> {
+    incoming.write(chunk)?;
+    Ok(incoming)
+}
+
+/// Do what blocks, off the runtime's threads.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(act).await.map_err(ApiError::internal)?.map_err(ApiError::internal)
+}
+
+fn too_large(limit: u64) -> ApiError {
+    ApiError::new(Code::BodyTooLarge, format!("the file is larger than {limit} bytes"))
+}
+
+impl<'a> ApiExtractor<'a> for Upload {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(_registry: &mut Registry) {}
+
+    fn request_meta() -> Option<MetaRequest> {
+        let schema = MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
+        let content = vec![MetaMediaType { content_type: "application/octet-stream", schema }];
+        // A file may be empty.
+        Some(MetaRequest { description: None, content, required: false })
+    }
+
+    async fn from_request(request: &'a Request, body: &mut RequestBody, _options: ExtractParamOptions<()>) -> Result<Self> {
+        Ok(Self { declared: declared_length(request), body: body.take()? })
+    }
+}

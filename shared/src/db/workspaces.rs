@@ -1,0 +1,48 @@
+//! The rows of workspaces: for each conversation one list of its files. The contents are elsewhere.
+
+use sea_orm::{ConnectionTrait, FromQueryResult};
+
+use super::{execute, row};
+use crate::{Error, Result, id::SessionId, workspace::Manifest};
+
+/// What is in a conversation's workspace.
+pub async fn get(db: &impl ConnectionTrait, session: SessionId) -> Result<Manifest> {
+    #[derive(FromQueryResult)]
+    struct Packed {
+        manifest: Vec<u8>,
+    }
+    let sql = "SELECT manifest FROM workspaces WHERE session_id = $1";
+    let packed: Option<Packed> = row(db, sql, [session.uuid().into()]).await?;
+    packed.map_or_else(|| Ok(Manifest::default()), |packed| unpack(&packed.manifest))
+}
+
+/// Let this be in a conversation's workspace.
+pub async fn put(db: &impl ConnectionTrait, session: SessionId, manifest: &Manifest) -> Result<()> {
+    execute(
+        db,
+        "INSERT INTO workspaces (session_id, manifest, files, bytes, updated_at) VALUES ($1, $2, $3, $4, {now})
+         ON CONFLICT (session_id) DO UPDATE SET manifest = excluded.manifest, files = excluded.files, bytes = excluded.bytes,
+                                                updated_at = excluded.updated_at",
+        [
+            session.uuid().into(),
+            pack(manifest)?.into(),
+            i32::try_from(manifest.contents().count()).unwrap_or(i32::MAX).into(),
+            i64::try_from(manifest.bytes()).unwrap_or(i64::MAX).into(),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+fn pack(manifest: &Manifest) -> Result<Vec<u8>> {
+    const LEVEL: i32 = 3;
+    let json = serde_json::to_vec(manifest).expect("a manifest has only string keys");
+    zstd::bulk::compress(&json, LEVEL)
+        .map_err(|source| Error::Internal { what: "could not compress a list of files", source: source.into() })
+}
+
+fn unpack(packed: &[u8]) -> Result<Manifest> {
+    let unreadable = |source: crate::error::Cause| Error::Internal { what: "could not read a stored list of files", source };
+    let json = zstd::stream::decode_all(packed).map_err(|source| unreadable(source.into()))?;
+    serde_json::from_slice(&json).map_err(|source| unreadable(source.into()))
+}

@@ -1,0 +1,124 @@
+//! What a turn needs of its conversation, and what it leaves to the next. A turn that does not complete leaves
+//! nothing: the next one goes on from where this one began.
+
+use std::{io, path::PathBuf};
+
+use shared::{
+    job::JobError,
+    lease::{Kept, Lease, Outcome},
+    session::Session,
+    workspace::Bounds,
+};
+use uuid::Uuid;
+
+use crate::{
+    claude::{
+        command::Thread,
+        failure::{Code, Failure},
+    },
+    job_dir::JobDir,
+    transcript::{self, TranscriptError},
+    workspace::{self, LaidOut, WorkspaceError},
+};
+
+/// A conversation, laid out for one of its turns.
+#[derive(Debug)]
+pub struct Conversation {
+    session: Session,
+    has_begun: bool,
+    /// The files, where the turn can change them.
+    workspace: Option<LaidOut>,
+}
+
+impl Conversation {
+    /// Lay out in `dir` what the turn of `lease` goes on from; its files only where it `uses_files`.
+    pub async fn open(lease: &Lease, session: Session, dir: &JobDir, uses_files: bool) -> Result<Self, Outcome> {
+        let transcript = lease.transcript().await.map_err(|error| unread(lease, &error))?;
+        let has_begun = transcript.is_some();
+        if let Some(transcript) = transcript {
+            let (config, id) = (dir.config(), session.id);
+            let restored = blocking(move || transcript::restore(&config, id, &transcript)).await;
+            restored.map_err(|error| failed(lease, &error, Code::SessionUnreadable))?;
+        }
+        let mut workspace = None;
+        if uses_files && let Some((manifest, contents)) = lease.workspace().await.map_err(|error| unread(lease, &error))? {
+            let folder = dir.workspace();
+            let laid_out = blocking(move || workspace::lay_out(&folder, &manifest, contents)).await;
+            workspace = Some(laid_out.map_err(|error| failed(lease, &error, Code::SessionUnreadable))?);
+        }
+        Ok(Self { session, has_begun, workspace })
+    }
+
+    /// The conversation.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// How the CLI is told about it.
+    pub fn thread(&self) -> Thread {
+        let id = self.session.id.uuid();
+        if self.has_begun { Thread::Resumed(id) } else { Thread::New(id) }
+    }
+
+    /// Gather what the turn left in `dir`, in which the CLI of `cli_version` was asked `message`.
+    pub async fn keep(self, lease: &Lease, dir: &JobDir, message: Uuid, cli_version: Option<String>) -> Result<Kept, Failure> {
+        let (config, id) = (dir.config(), self.session.id);
+        let packed = blocking(move || transcript::pack(&config, id, message, cli_version)).await;
+        let transcript = packed.map_err(|error| {
+            let code = if matches!(error, TranscriptError::TooLarge) { Code::SessionTooLarge } else { Code::SessionNotSaved };
+            told(lease, &error, code)
+        })?;
+        let mut workspace = None;
+        if let Some(laid_out) = self.workspace {
+            let (folder, bounds) = (dir.workspace(), lease.workspace_bounds());
+            let gathered = blocking(move || laid_out.gather(&folder, bounds)).await;
+            workspace = Some(gathered.map_err(|error| {
+                let code = if matches!(error, WorkspaceError::TooLarge) { Code::WorkspaceTooLarge } else { Code::SessionNotSaved };
+                told(lease, &error, code)
+            })?);
+        }
+        Ok(Kept { transcript, workspace })
+    }
+}
+
+/// Wait until what a job put into `folder` is more than it may hold.
+pub async fn outgrown(folder: PathBuf, bounds: Bounds) {
+    /// Long enough that a look costs nothing, short enough that no disk is filled.
+    const EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let folder = folder.clone();
+        if tokio::task::spawn_blocking(move || workspace::is_too_large(&folder, bounds)).await.unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+/// Do what blocks, off the runtime's threads.
+async fn blocking<T, E>(act: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(act).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked).into()))
+}
+
+/// The record did not tell what the turn goes on from.
+pub fn unread(lease: &Lease, error: &shared::Error) -> Outcome {
+    tracing::warn!(job.id = %lease.job().id, %error, cause = ?std::error::Error::source(error), "Could not read the conversation of job `{}`", lease.job().id);
+    // Not begun, so nothing failed: a worker that can read the record takes it.
+    if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(internal()) }
+}
+
+fn internal() -> JobError {
+    Failure::new(Code::InternalError).error
+}
+
+fn failed(lease: &Lease, error: &dyn std::error::Error, code: Code) -> Outcome {
+    Outcome::Failed(told(lease, error, code).error)
+}
+
+fn told(lease: &Lease, error: &dyn std::error::Error, code: Code) -> Failure {
+    tracing::warn!(job.id = %lease.job().id, %error, cause = ?error.source(), "Job `{}`: {}", lease.job().id, code.as_str());
+    Failure::new(code)
+}
