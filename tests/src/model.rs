@@ -1,14 +1,18 @@
 //! A model without a mind: a prompt tells it what to answer. Both doubles speak for it, the Messages API
 //! over HTTP and the CLI over its output, so a script means the same whichever edge it replaces.
 
+mod api_error;
+mod cli_fault;
 mod event;
 mod reply;
 mod script;
 mod usage;
 
+pub use api_error::ApiError;
+pub use cli_fault::CliFault;
 pub use event::{ModelEvent, events};
 pub use reply::{Block, Reply, StopReason, ToolResult};
-pub use script::{ApiError, CliFault, Pace, Script, Settings, Step, ToolCall};
+pub use script::{Pace, Script, Settings, Step, ToolCall};
 pub use usage::Usage;
 
 /// An id nobody used before, such as `msg_mock1c64527281ec403b`.

@@ -6,6 +6,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
+use super::{ApiError, CliFault};
+
 /// The most pieces one answer is cut into.
 const MAX_PIECES: u32 = 1_000_000;
 
@@ -94,42 +96,6 @@ pub struct ToolCall {
     pub is_announced: bool,
 }
 
-/// A refusal in the API's terms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiError {
-    /// The HTTP status.
-    pub status: u16,
-    /// The `type` in the error's body.
-    pub kind: String,
-}
-
-/// What only a broken CLI does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CliFault {
-    /// `exit:CODE`: ends at once, without a result.
-    Exit(u8),
-    /// `crash`: aborts after two deltas.
-    Crash,
-    /// `garbage`: lines that are no JSON, then answers.
-    Garbage,
-    /// `longline:BYTES`: one line so long, then answers.
-    LongLine(usize),
-    /// `hang`: answers nothing any more, also not to control requests and the end of its input.
-    Hang,
-    /// `ignore_term`: SIGTERM no longer ends it.
-    IgnoreTerm,
-    /// `children:N`: starts processes that ignore SIGTERM, some outside its session.
-    Children(u8),
-    /// `noresult`: answers and exits 0 without a result.
-    NoResult,
-    /// `withdraw`: takes back what it streamed and streams something else.
-    Withdraw,
-    /// `stderr:TEXT`: says this on stderr, then answers.
-    Stderr(String),
-    /// `unknown`: lines and fields of a CLI from the future, then answers.
-    Unknown,
-}
-
 impl Script {
     /// Read `text` as a script. `None` when it is an ordinary prompt.
     pub fn parse(text: &str) -> Option<Self> {
@@ -146,43 +112,6 @@ impl Pace {
     /// The characters in a delta of text.
     pub fn chunk(self) -> usize {
         self.chunk.unwrap_or(4)
-    }
-}
-
-impl ApiError {
-    /// The error the API gives with this status.
-    pub fn of_status(status: u16) -> Self {
-        let kind = match status {
-            401 => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            413 => "request_too_large",
-            429 => "rate_limit_error",
-            529 => "overloaded_error",
-            400..500 => "invalid_request_error",
-            _ => "api_error",
-        };
-        Self { status, kind: kind.into() }
-    }
-
-    /// The error of this type, with the status the API gives it.
-    pub fn of_kind(kind: &str) -> Self {
-        let status = match kind {
-            "authentication_error" => 401,
-            "permission_error" => 403,
-            "not_found_error" => 404,
-            "request_too_large" => 413,
-            "rate_limit_error" => 429,
-            "overloaded_error" => 529,
-            "invalid_request_error" => 400,
-            _ => 500,
-        };
-        Self { status, kind: kind.into() }
-    }
-
-    /// The body the API sends.
-    pub fn body(&self) -> Value {
-        json!({"type": "error", "error": {"type": self.kind, "message": format!("mock {}", self.kind)}})
     }
 }
 
@@ -245,26 +174,6 @@ impl Step {
             ("refuse", None) => Some(Self::Refuse),
             ("empty", None) => Some(Self::Empty),
             ("cli", Some(fault)) => Some(Self::Cli(CliFault::parse(fault)?)),
-            _ => None,
-        }
-    }
-}
-
-impl CliFault {
-    fn parse(text: &str) -> Option<Self> {
-        let (word, rest) = text.split_once(':').map_or((text, None), |(word, rest)| (word, Some(rest)));
-        match (word, rest) {
-            ("exit", Some(code)) => Some(Self::Exit(code.parse().ok()?)),
-            ("crash", None) => Some(Self::Crash),
-            ("garbage", None) => Some(Self::Garbage),
-            ("longline", Some(bytes)) => Some(Self::LongLine(bytes.parse().ok().filter(|bytes| *bytes <= 256 << 20)?)),
-            ("hang", None) => Some(Self::Hang),
-            ("ignore_term", None) => Some(Self::IgnoreTerm),
-            ("children", Some(count)) => Some(Self::Children(count.parse().ok()?)),
-            ("noresult", None) => Some(Self::NoResult),
-            ("withdraw", None) => Some(Self::Withdraw),
-            ("stderr", Some(text)) => Some(Self::Stderr(text.into())),
-            ("unknown", None) => Some(Self::Unknown),
             _ => None,
         }
     }

@@ -1,0 +1,49 @@
+//! What only a broken CLI does: the `cli:…` steps of a script. The API takes them for plain prompts.
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CliFault {
+    /// `exit:CODE`: ends at once, without a result.
+    Exit(u8),
+    /// `crash`: aborts after two deltas.
+    Crash,
+    /// `garbage`: lines that are no JSON, then answers.
+    Garbage,
+    /// `longline:BYTES`: one line so long, then answers.
+    LongLine(usize),
+    /// `hang`: answers nothing any more, also not to control requests and the end of its input.
+    Hang,
+    /// `ignore_term`: SIGTERM no longer ends it.
+    IgnoreTerm,
+    /// `children:N`: starts processes that ignore SIGTERM, some outside its session.
+    Children(u8),
+    /// `noresult`: answers and exits 0 without a result.
+    NoResult,
+    /// `withdraw`: takes back what it streamed and streams something else.
+    Withdraw,
+    /// `stderr:TEXT`: says this on stderr, then answers.
+    Stderr(String),
+    /// `unknown`: lines and fields of a CLI from the future, then answers.
+    Unknown,
+}
+
+impl CliFault {
+    /// Read what follows `cli:`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (word, rest) = text.split_once(':').map_or((text, None), |(word, rest)| (word, Some(rest)));
+        match (word, rest) {
+            ("exit", Some(code)) => Some(Self::Exit(code.parse().ok()?)),
+            ("crash", None) => Some(Self::Crash),
+            ("garbage", None) => Some(Self::Garbage),
+            ("longline", Some(bytes)) => Some(Self::LongLine(bytes.parse().ok().filter(|bytes| *bytes <= 256 << 20)?)),
+            ("hang", None) => Some(Self::Hang),
+            ("ignore_term", None) => Some(Self::IgnoreTerm),
+            ("children", Some(count)) => Some(Self::Children(count.parse().ok()?)),
+            ("noresult", None) => Some(Self::NoResult),
+            ("withdraw", None) => Some(Self::Withdraw),
+            ("stderr", Some(text)) => Some(Self::Stderr(text.into())),
+            ("unknown", None) => Some(Self::Unknown),
+            _ => None,
+        }
+    }
+}
