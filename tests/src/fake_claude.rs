@@ -50,6 +50,8 @@ struct Cli {
     inbox: Inbox,
     /// Messages that came while another one was answered.
     waiting: VecDeque<Message>,
+    /// All that a person said in this conversation, oldest first.
+    said: Vec<String>,
     /// What all turns used, as the CLI reports it.
     used: Usage,
     turns: u32,
@@ -61,7 +63,17 @@ impl Cli {
     fn new(options: Options) -> Self {
         let voice = Voice::new(&options.session);
         let inbox = Inbox::of_stdin();
-        Self { options, voice, inbox, waiting: VecDeque::new(), used: Usage::default(), turns: 0, has_failed: false, may_fail: true }
+        Self {
+            options,
+            voice,
+            inbox,
+            waiting: VecDeque::new(),
+            said: Vec::new(),
+            used: Usage::default(),
+            turns: 0,
+            has_failed: false,
+            may_fail: true,
+        }
     }
 
     fn serve(mut self) -> ! {

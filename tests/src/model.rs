@@ -4,14 +4,18 @@
 mod api_error;
 mod cli_fault;
 mod event;
+mod filling;
 mod reply;
+mod said;
 mod script;
 mod usage;
 
 pub use api_error::ApiError;
 pub use cli_fault::CliFault;
 pub use event::{ModelEvent, events};
+pub use filling::filling;
 pub use reply::{Block, Reply, StopReason, ToolResult};
+pub use said::{is_from_the_cli, said_in};
 pub use script::{Pace, Script, Settings, Step, ToolCall};
 pub use usage::Usage;
 

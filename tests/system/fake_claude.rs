@@ -121,6 +121,18 @@ fn the_fake_answers_control_requests_and_several_turns() {
 }
 
 #[test]
+fn the_fake_recalls_what_it_was_told() {
+    let mut cli = CliProcess::spawn(&mut fake()).expect("the CLI starts");
+
+    let answers = ["recall:s1-t1", "hello", "recall:s1-t3"].map(|prompt| {
+        cli.ask(prompt).expect("the CLI listens");
+        cli.until("result").expect("the CLI talks").expect("a result")["result"].clone()
+    });
+
+    assert_eq!(answers, ["s1-t1", "echo: hello", "s1-t1 | hello | s1-t3"]);
+}
+
+#[test]
 fn the_fake_breaks_as_asked() {
     let outcome = |prompt: &str| {
         let mut child = fake().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the CLI starts");

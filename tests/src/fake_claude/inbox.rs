@@ -28,6 +28,9 @@ pub(super) enum Input {
 /// A user message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
+    /// All of it, as it came.
+    pub(super) content: Value,
+    /// The last text in it.
     pub(super) text: String,
     pub(super) uuid: Option<String>,
     /// Whether the model is to answer.
@@ -91,6 +94,7 @@ fn understand(line: &[u8]) -> Option<Input> {
         "user" if line["message"]["role"] != "user" => Some(Input::Broken),
         "user" => Some(Input::Message(Message {
             text: text_of(&line["message"]["content"]),
+            content: line["message"]["content"].take(),
             uuid: line["uuid"].as_str().map(str::to_owned),
             asks: line["shouldQuery"] != false,
         })),
@@ -115,13 +119,15 @@ mod tests {
 
     #[test]
     fn a_message_is_text_or_blocks() {
-        let message =
-            |text: &str, uuid: Option<&str>, asks| Some(Input::Message(Message { text: text.into(), uuid: uuid.map(str::to_owned), asks }));
+        let message = |content: Value, text: &str, uuid: Option<&str>, asks| {
+            Some(Input::Message(Message { content, text: text.into(), uuid: uuid.map(str::to_owned), asks }))
+        };
 
         let line = br#"{"type":"user","message":{"role":"user","content":"say:a"},"uuid":"u"}"#;
-        assert_eq!(understand(line), message("say:a", Some("u"), true));
+        assert_eq!(understand(line), message(json!("say:a"), "say:a", Some("u"), true));
         let line = br#"{"type":"user","message":{"role":"user","content":[{"type":"text","text":"x"},{"type":"text","text":"say:b"}]},"shouldQuery":false}"#;
-        assert_eq!(understand(line), message("say:b", None, false));
+        let blocks = json!([{"type": "text", "text": "x"}, {"type": "text", "text": "say:b"}]);
+        assert_eq!(understand(line), message(blocks, "say:b", None, false));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, events};
+use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, events, said_in};
 
 use super::{
     Cli,
@@ -36,6 +36,7 @@ impl Cli {
         }
         self.lifecycle(message, "started");
         self.announce();
+        self.said.extend(said_in(&message.content));
         let mut turn =
             Turn { script: script.as_ref(), prompt: &message.text, next: 0, calls: 0, used: Usage::default(), results: Vec::new() };
         let outcome = if message.asks { self.play(&mut turn) } else { Outcome::Silent };
@@ -71,7 +72,7 @@ impl Cli {
         turn.calls += 1;
         let pace = turn.pace();
         let reply = match &step {
-            Some(step) => Reply::to(step, pace),
+            Some(step) => Reply::to(step, &self.said, pace),
             None if turn.script.is_none() => Reply::text(&format!("echo: {}", turn.prompt), pace),
             None if turn.results.is_empty() => Reply::text("done", pace),
             None => Reply::to_results(&turn.results, pace),

@@ -60,7 +60,7 @@ pub(super) fn decide(conversation: &Conversation, script: Option<&Script>, memor
         }
         Step::HangMid if conversation.is_streaming => Answer::Reply(partial(), Ending::Silence),
         Step::Hang | Step::HangMid => Answer::Silence,
-        step => whole(Reply::to(step, pace)),
+        step => whole(Reply::to(step, &conversation.said, pace)),
     }
 }
 
@@ -140,6 +140,21 @@ mod tests {
         messages.push(json!({"role": "assistant", "content": "two"}));
         messages.push(json!({"role": "user", "content": [{"type": "tool_result", "content": "hi"}]}));
         assert_eq!(said(&ask(&memory, &json!(messages), false)), "tool said: hi");
+    }
+
+    #[test]
+    fn a_conversation_is_recalled_from_its_messages() {
+        let user = |text: &str| json!({"role": "user", "content": [{"type": "text", "text": text}]});
+        let messages = json!([
+            user("<system-reminder>the date</system-reminder>"),
+            user("recall:s1-t1"),
+            {"role": "assistant", "content": "s1-t1"},
+            user("say:s1-t2"),
+            {"role": "assistant", "content": "s1-t2"},
+            user("recall:s1-t3"),
+        ]);
+
+        assert_eq!(said(&ask(&Memory::default(), &messages, false)), "s1-t1 | s1-t2 | s1-t3");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use hyper::HeaderMap;
 use serde_json::Value;
 
-use crate::model::ToolResult;
+use crate::model::{ToolResult, is_from_the_cli};
 
 /// One request's content.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) struct Conversation {
     pub(super) prompt_tokens: u64,
     /// The last text that a person, not the CLI, wrote.
     pub(super) prompt: String,
+    /// All such texts, oldest first.
+    pub(super) said: Vec<String>,
     /// How many answers of the model follow the prompt.
     pub(super) answers: usize,
     /// The tool results that follow the last answer.
@@ -33,6 +35,7 @@ impl Conversation {
             is_cached: asks_for_caching(body),
             prompt_tokens: prompt_tokens(body),
             prompt: String::new(),
+            said: Vec::new(),
             answers: 0,
             results: Vec::new(),
         };
@@ -53,6 +56,7 @@ impl Conversation {
                     if kind == "tool_result" {
                         self.results.push(ToolResult { text, is_error });
                     } else if kind == "text" && !is_from_the_cli(&text) {
+                        self.said.push(text.clone());
                         self.prompt = text;
                         self.answers = 0;
                         self.results.clear();
@@ -98,21 +102,6 @@ fn block(block: &Value) -> Option<(&str, String, bool)> {
     Some((kind, text, block["is_error"].as_bool().unwrap_or(false)))
 }
 
-/// Whether the CLI itself put this text into the conversation.
-fn is_from_the_cli(text: &str) -> bool {
-    const OPENINGS: [&str; 8] = [
-        "<system-reminder>",
-        "<task-notification>",
-        "<local-command",
-        "<command-",
-        "[Request interrupted by user",
-        "[Your previous response had no visible output",
-        "Output token limit hit.",
-        "Your response above was stopped by a safety classifier",
-    ];
-    OPENINGS.iter().any(|opening| text.trim_start().starts_with(opening))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -136,6 +125,7 @@ mod tests {
         ]));
 
         assert_eq!(conversation.prompt, "say:two");
+        assert_eq!(conversation.said, ["say:one", "say:two"]);
         assert_eq!(conversation.answers, 0);
     }
 

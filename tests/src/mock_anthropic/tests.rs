@@ -46,6 +46,18 @@ async fn a_streamed_answer_is_framed_as_the_api_frames_it() {
 }
 
 #[tokio::test]
+async fn a_grown_answer_comes_whole_and_in_large_pieces() {
+    let mock = MockAnthropic::start().await.expect("a port");
+
+    let response = ask(&mock, "grow:1000000", true).send().await.expect("an answer");
+
+    let events = events(&response.text().await.expect("a body"));
+    let pieces: Vec<_> = events.iter().filter_map(|(_, data)| data["delta"]["text"].as_str()).collect();
+    assert_eq!(pieces.iter().map(|piece| piece.len()).sum::<usize>(), 1_000_000);
+    assert!(pieces.len() < 20, "{}", pieces.len());
+}
+
+#[tokio::test]
 async fn the_second_call_of_a_session_reads_the_prompt_from_the_cache() {
     let mock = MockAnthropic::start().await.expect("a port");
     let mut usages = Vec::new();

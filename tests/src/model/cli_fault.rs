@@ -1,5 +1,7 @@
 //! What only a broken CLI does: the `cli:…` steps of a script. The API takes them for plain prompts.
 
+use super::script::MAX_BYTES;
+
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CliFault {
@@ -35,7 +37,7 @@ impl CliFault {
             ("exit", Some(code)) => Some(Self::Exit(code.parse().ok()?)),
             ("crash", None) => Some(Self::Crash),
             ("garbage", None) => Some(Self::Garbage),
-            ("longline", Some(bytes)) => Some(Self::LongLine(bytes.parse().ok().filter(|bytes| *bytes <= 256 << 20)?)),
+            ("longline", Some(bytes)) => Some(Self::LongLine(bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?)),
             ("hang", None) => Some(Self::Hang),
             ("ignore_term", None) => Some(Self::IgnoreTerm),
             ("children", Some(count)) => Some(Self::Children(count.parse().ok()?)),

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_streamed_block_by_block() {
-        let reply = Reply::to(&Step::Think("why".into()), Pace { chunk: Some(100), ..Pace::default() });
+        let reply = Reply::to(&Step::Think("why".into()), &[], Pace { chunk: Some(100), ..Pace::default() });
 
         let names: Vec<_> = events(&reply).map(ModelEvent::name).collect();
 

@@ -4,7 +4,10 @@ use std::{iter, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Pace, Step, ToolCall, fresh_id};
+use super::{Pace, Step, ToolCall, filling, fresh_id, said::recalled};
+
+/// The characters in a delta of a text that is to be said in no time.
+const LARGE_PIECE: usize = 64 * 1024;
 
 /// One message of the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,10 +56,12 @@ pub enum StopReason {
 }
 
 impl Reply {
-    /// What `step` answers when the API works. Steps that are faults recover: `recovered`.
-    pub fn to(step: &Step, pace: Pace) -> Self {
+    /// What `step` answers to somebody who `said` all this, when the API works. Steps that are faults recover:
+    /// `recovered`.
+    pub fn to(step: &Step, said: &[String], pace: Pace) -> Self {
         match step {
             Step::Say(text) => Self::text(text, pace),
+            Step::Recall(_) => Self::text(&recalled(said), pace),
             Step::Think(text) => Self::thought(text, pace),
             Step::Tools(calls) => Self::tools(calls, pace),
             Step::Loop(call) => Self::tools(std::slice::from_ref(call), pace),
@@ -65,6 +70,7 @@ impl Reply {
                 ..Self::of(vec![Block::Text((0..*count).map(|n| format!("tick {n} ")).collect())], StopReason::EndTurn, pace)
             },
             Step::Flood(count) => Self::of(vec![Block::Text((0..*count).map(|n| format!("w{n} ")).collect())], StopReason::EndTurn, pace),
+            Step::Grow(bytes) => Self::text(&filling(*bytes), Pace { chunk: pace.chunk.or(Some(LARGE_PIECE)), ..pace }),
             Step::MaxTokens(text) => Self { stop: StopReason::MaxTokens, ..Self::text(text, pace) },
             Step::Structured(value) => {
                 let call = ToolCall { name: "StructuredOutput".into(), input: value.clone(), is_announced: false };

@@ -10,6 +10,8 @@ use super::{ApiError, CliFault};
 
 /// The most pieces one answer is cut into.
 const MAX_PIECES: u32 = 1_000_000;
+/// The most bytes a script makes in one go.
+pub(super) const MAX_BYTES: usize = 256 << 20;
 
 /// A prompt that is a script.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +55,8 @@ pub struct Pace {
 pub enum Step {
     /// `say:TEXT`
     Say(String),
+    /// `recall:TEXT`: says all that a person said in this conversation, oldest first.
+    Recall(String),
     /// `think:TEXT`: thinks it, then says it.
     Think(String),
     /// `tool:…`: announces the tool and calls it; `par:A;;B`: calls several Bash commands at once.
@@ -63,6 +67,8 @@ pub enum Step {
     Slow(u32, Duration),
     /// `flood:N`: so many small deltas as fast as they go.
     Flood(u32),
+    /// `grow:BYTES`: a text so long, in large pieces, that does not compress to nothing.
+    Grow(usize),
     /// `maxtok:TEXT`: runs into the token limit.
     MaxTokens(String),
     /// `json:{…}`: hands in this value as the structured output.
@@ -144,6 +150,7 @@ impl Step {
         let (word, rest) = text.split_once(':').map_or((text, None), |(word, rest)| (word, Some(rest)));
         match (word, rest) {
             ("say", Some(text)) => Some(Self::Say(text.into())),
+            ("recall", Some(text)) => Some(Self::Recall(text.into())),
             ("think", Some(text)) => Some(Self::Think(text.into())),
             ("tool", Some(call)) => Some(Self::Tools(vec![ToolCall::parse(call)?])),
             ("par", Some(commands)) => {
@@ -156,6 +163,7 @@ impl Step {
                 Some(Self::Slow(pieces(count)?, seconds(secs)?))
             }
             ("flood", Some(count)) => Some(Self::Flood(pieces(count)?)),
+            ("grow", Some(bytes)) => Some(Self::Grow(bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?)),
             ("maxtok", Some(text)) => Some(Self::MaxTokens(text.into())),
             ("json", Some(value)) => Some(Self::Structured(serde_json::from_str(value).ok()?)),
             ("error", Some(rest)) => {
@@ -251,6 +259,8 @@ mod tests {
             "error: it does not compile",
             "error:200",
             "slow:1",
+            "grow:268435457",
+            "cli:transcript:torn",
             "flood:1000001",
             "@you say:hi",
             "tool:hammer",
