@@ -21,10 +21,10 @@ impl Directory {
         &self.0
     }
 
-    /// Create the directory `name` in it.
+    /// The directory `name` in it, created where it is not there yet.
     pub fn with(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.0.join(name);
-        fs::create_dir(&path)?;
+        fs::create_dir_all(&path)?;
         Ok(path)
     }
 }

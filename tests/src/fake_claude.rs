@@ -1,6 +1,6 @@
 //! A CLI that plays scripts (`model::Script`) at a chosen pace and breaks in chosen ways, for load and
-//! fault tests. It speaks the recorded stream-json and nothing else: no model, no files, no network. Tools
-//! are never run, their results are made up.
+//! fault tests. It speaks the recorded stream-json and keeps a transcript; beside that no model, no files, no
+//! network. Tools are never run, their results are made up.
 
 mod fault;
 mod inbox;
@@ -8,7 +8,11 @@ mod ledger;
 mod lines;
 mod options;
 mod outcome;
+mod past;
+mod projects;
 mod signals;
+mod spent;
+mod transcript;
 mod turn;
 mod voice;
 
@@ -20,10 +24,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::model::{Script, Step, Usage};
+use crate::model::{Script, Step};
 
 use inbox::{Inbox, Input, Message};
 use options::Options;
+use past::Past;
+use spent::Spent;
+use transcript::{Refusal, Transcript};
 use voice::Voice;
 
 /// The version it claims; that of the recordings.
@@ -36,8 +43,9 @@ pub fn run() -> ! {
         voice::print(&format!("{VERSION} (Claude Code)\n"));
         process::exit(0);
     }
-    signals::watch();
-    let mut cli = Cli::new(options);
+    let (transcript, past) = Transcript::open(&options).unwrap_or_else(|refusal| refuse(&options, &refusal));
+    signals::watch(transcript.clone());
+    let mut cli = Cli::new(options, transcript, past);
     if let Some(script) = cli.options.at_start.clone() {
         cli.break_as(&script);
     }
@@ -52,24 +60,27 @@ struct Cli {
     waiting: VecDeque<Message>,
     /// All that a person said in this conversation, oldest first.
     said: Vec<String>,
-    /// What all turns used, as the CLI reports it.
-    used: Usage,
+    transcript: Transcript,
+    /// What the session used, in this process and before.
+    spent: Spent,
+    /// Whether the API has seen the beginning of this conversation.
+    has_past: bool,
     turns: u32,
     has_failed: bool,
     may_fail: bool,
 }
 
 impl Cli {
-    fn new(options: Options) -> Self {
-        let voice = Voice::new(&options.session);
-        let inbox = Inbox::of_stdin();
+    fn new(options: Options, transcript: Transcript, past: Past) -> Self {
         Self {
+            voice: Voice::new(&options.session),
+            inbox: Inbox::of_stdin(),
             options,
-            voice,
-            inbox,
             waiting: VecDeque::new(),
-            said: Vec::new(),
-            used: Usage::default(),
+            has_past: past.leaf.is_some(),
+            said: past.said,
+            transcript,
+            spent: past.spent,
             turns: 0,
             has_failed: false,
             may_fail: true,
@@ -85,8 +96,7 @@ impl Cli {
             match self.inbox.next() {
                 Input::Message(message) => {
                     self.state("running");
-                    self.lifecycle(&message, "queued");
-                    self.waiting.push_back(message);
+                    self.queue(message);
                 }
                 Input::Control { id, request } => self.control(&id, &request, false),
                 Input::End => self.leave(),
@@ -101,10 +111,7 @@ impl Cli {
     /// Take up what came while a turn runs. `true` when the turn is to stop.
     fn hear(&mut self, input: Input) -> bool {
         match input {
-            Input::Message(message) => {
-                self.lifecycle(&message, "queued");
-                self.waiting.push_back(message);
-            }
+            Input::Message(message) => self.queue(message),
             Input::Control { id, request } => {
                 self.control(&id, &request, true);
                 return request["subtype"] == "interrupt";
@@ -114,6 +121,12 @@ impl Cli {
             Input::Broken => ledger::end(1),
         }
         false
+    }
+
+    fn queue(&mut self, message: Message) {
+        self.transcript.enqueue(&message);
+        self.lifecycle(&message, "queued");
+        self.waiting.push_back(message);
     }
 
     /// Wait for `time`, or for good. `true` when the turn is to stop.
@@ -151,6 +164,7 @@ impl Cli {
             "claim_session" => json!({"status": "ok", "cwd": request["cwd"], "session_id": self.options.session}),
             "end_session" => {
                 self.voice.respond(&json!({"subtype": "success", "request_id": id}));
+                self.transcript.close();
                 ledger::end(if is_running { 0 } else { self.exit_code() })
             }
             other => {
@@ -209,8 +223,23 @@ impl Cli {
     }
 
     fn leave(&self) -> ! {
+        self.transcript.close();
         ledger::end(self.exit_code())
     }
+}
+
+/// Say why the session cannot begin and end.
+fn refuse(options: &Options, refusal: &Refusal) -> ! {
+    let session = &options.session;
+    match refusal {
+        Refusal::IsInUse => voice::complain(&format!("Error: Session ID {session} is already in use.")),
+        Refusal::IsUnknown => {
+            let reason = format!("No conversation found with session ID: {session}");
+            voice::complain(&reason);
+            Voice::new(session).say(outcome::never_begun(&reason));
+        }
+    }
+    ledger::end(1)
 }
 
 /// What a CLI does that no longer reacts.

@@ -12,4 +12,5 @@ pub mod model;
 pub mod product_reads;
 pub mod recording;
 pub mod servers;
+pub mod sessions;
 pub mod system;

@@ -1,5 +1,7 @@
 //! The scripted CLI held to recordings of the real one, so that tests with it mean something.
 
+mod fake_sessions;
+
 use std::{
     fs,
     io::Write as _,

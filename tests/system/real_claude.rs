@@ -13,7 +13,9 @@ use tests::{
     mock_anthropic::MockAnthropic,
     product_reads::missing,
     recording::{recording, shape, without_withdrawn},
+    sessions::Sessions,
 };
+use uuid::Uuid;
 
 /// The real CLI with nothing of this machine but `directory`; `None`, with a word on stderr, where there is
 /// none.
@@ -69,6 +71,49 @@ async fn the_real_cli_prints_what_it_printed() {
             assert_eq!(missing(line), Vec::<String>::new(), "{name}: {line}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_real_cli_keeps_sessions_as_it_kept_them() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let directory = Directory::create().expect("a directory");
+    if real(&mock, &directory).is_none() {
+        return;
+    }
+
+    let start = || real(&mock, &directory).expect("the CLI is there");
+    let sessions = Sessions::play(start, &directory.path().join("config")).expect("the CLI talks");
+
+    sessions.assert_as_recorded();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn either_cli_goes_on_with_what_the_other_kept() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let directory = Directory::create().expect("a directory");
+    if real(&mock, &directory).is_none() {
+        return;
+    }
+    let start = |is_real| {
+        let mut command =
+            if is_real { real(&mock, &directory).expect("the CLI is there") } else { Command::new(env!("CARGO_BIN_EXE_fake-claude")) };
+        command.current_dir(directory.path().join("workspace")).env("CLAUDE_CONFIG_DIR", directory.path().join("config"));
+        command
+    };
+    let session = Uuid::new_v4();
+    let ask = |is_real, flag: &str, prompt| {
+        let (printed, _) = CliProcess::play(start(is_real).arg(format!("{flag}={session}")), prompt, None).expect("the CLI talks");
+        let result = printed.last().expect("a line");
+        (result["result"].clone(), result["total_cost_usd"].as_f64().expect("a number"))
+    };
+
+    let (_, first) = ask(false, "--session-id", "recall:fake");
+    let (recalled_by_real, second) = ask(true, "--resume", "recall:real");
+    let (recalled_by_fake, third) = ask(false, "--resume", "recall:fake again");
+
+    assert_eq!(recalled_by_real, "fake | real");
+    assert_eq!(recalled_by_fake, "fake | real | fake again");
+    assert!(0.0 < first && first < second && second < third, "{first} {second} {third}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -45,7 +45,12 @@ impl Cli {
         if is_aborted {
             line["aborted"] = json!(true);
         }
-        self.voice.say(line);
+        // What is kept has waited for the end of the message, and knows how it ended.
+        let mut kept = line["message"].clone();
+        kept["stop_reason"] = if is_aborted { Value::Null } else { json!(reply.stop.name()) };
+        kept["usage"]["output_tokens"] = json!(usage.output);
+        let more = json!({"message": kept, "requestId": line["request_id"]});
+        self.tell(line, more);
     }
 
     pub(super) fn say_tool_result(&mut self, id: &str, text: &str, is_error: bool, details: Option<Value>) {
@@ -56,17 +61,20 @@ impl Cli {
             ]},
             "parent_tool_use_id": null, "timestamp": Timestamp::now(),
         });
+        let mut more = json!({});
         if let Some(details) = details {
+            more["toolUseResult"] = details.clone();
             line["tool_use_result"] = details;
         }
-        self.voice.say(line);
+        self.tell(line, more);
     }
 
     pub(super) fn say_user(&mut self, text: &str) {
-        self.voice.say(json!({
+        let line = json!({
             "type": "user", "message": {"role": "user", "content": [{"type": "text", "text": text}]},
             "parent_tool_use_id": null, "timestamp": Timestamp::now(),
-        }));
+        });
+        self.tell(line, json!({}));
     }
 
     pub(super) fn say_api_error(&mut self, text: &str, details: Value) {
@@ -81,6 +89,15 @@ impl Cli {
         if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
             line.extend(details);
         }
+        self.tell(line, json!({"isApiErrorMessage": true, "error": "server_error"}));
+    }
+
+    /// Say `line`, which has a message, once the transcript has it: who hears of it finds it there. `more`
+    /// is what the transcript has beside it, or in place of it.
+    fn tell(&mut self, mut line: Value, more: Value) {
+        let id = self.voice.fresh_uuid();
+        self.transcript.message(line["type"].as_str().unwrap_or_default(), &id, &line["message"], more);
+        line["uuid"] = json!(id);
         self.voice.say(line);
     }
 }

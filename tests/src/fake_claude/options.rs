@@ -1,7 +1,7 @@
 //! What the command line and the environment say. Flags of the real CLI that change nothing here are
 //! passed over, whatever they are.
 
-use std::{collections::HashMap, env};
+use std::{collections::HashMap, env, path::PathBuf};
 
 use serde_json::Value;
 
@@ -37,6 +37,11 @@ const NAMED_TOOLS: [&str; 2] = ["Glob", "Grep"];
 pub(super) struct Options {
     pub(super) asks_version: bool,
     pub(super) session: String,
+    pub(super) start: Start,
+    /// Whether a transcript is written.
+    pub(super) is_kept: bool,
+    /// Where the CLI keeps what is its own, if it knows a place.
+    pub(super) config_dir: Option<PathBuf>,
     pub(super) model: String,
     pub(super) permission_mode: String,
     pub(super) tools: Vec<String>,
@@ -46,9 +51,17 @@ pub(super) struct Options {
     pub(super) at_start: Option<Script>,
 }
 
+/// How a session comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    Begun,
+    Resumed,
+}
+
 impl Options {
     pub(super) fn of_process() -> Self {
-        let variables = ["CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "CLAUDE_CODE_MAX_RETRIES", "FAKE_CLAUDE_START"];
+        let variables =
+            ["CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "CLAUDE_CODE_MAX_RETRIES", "CLAUDE_CONFIG_DIR", "FAKE_CLAUDE_START", "HOME"];
         let environment = variables.iter().filter_map(|name| Some((*name, env::var(name).ok()?))).collect();
         Self::read(env::args().skip(1), &environment)
     }
@@ -69,9 +82,13 @@ impl Options {
             Some(names) => names.split(',').filter(|name| DEFAULT_TOOLS.contains(name) || NAMED_TOOLS.contains(name)).collect(),
             None => DEFAULT_TOOLS.to_vec(),
         };
+        let config_dir = environment.get("CLAUDE_CONFIG_DIR");
         Self {
             asks_version: given.contains_key("version"),
             session: text("session-id").or_else(|| text("resume")).unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            start: if given.contains_key("resume") { Start::Resumed } else { Start::Begun },
+            is_kept: !given.contains_key("no-session-persistence"),
+            config_dir: config_dir.map(PathBuf::from).or_else(|| Some(PathBuf::from(environment.get("HOME")?).join(".claude"))),
             model: text("model").unwrap_or_else(|| "claude-opus-5-5".into()),
             permission_mode: text("permission-mode").unwrap_or_else(|| "default".into()),
             tools: tools.into_iter().map(str::to_owned).collect(),
@@ -121,6 +138,27 @@ mod tests {
         assert_eq!((options.model.as_str(), options.session.as_str()), ("m", "s"));
         assert_eq!(options.tools, ["Bash", "Read"]);
         assert_eq!(options.max_turns, Some(3));
+    }
+
+    #[test]
+    fn a_session_begins_or_is_resumed_and_is_kept_unless_it_is_not_to_be() {
+        let begun = read("-p --session-id=a");
+        let resumed = read("-p --resume=b --no-session-persistence");
+
+        assert_eq!((begun.session.as_str(), begun.start, begun.is_kept), ("a", Start::Begun, true));
+        assert_eq!((resumed.session.as_str(), resumed.start, resumed.is_kept), ("b", Start::Resumed, false));
+    }
+
+    #[test]
+    fn what_is_the_clis_own_is_in_its_directory_or_at_home() {
+        let config_dir = |environment: &[(&'static str, &str)]| {
+            let environment = environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            Options::read(std::iter::empty(), &environment).config_dir
+        };
+
+        assert_eq!(config_dir(&[("HOME", "/h"), ("CLAUDE_CONFIG_DIR", "/c")]), Some("/c".into()));
+        assert_eq!(config_dir(&[("HOME", "/h")]), Some("/h/.claude".into()));
+        assert_eq!(config_dir(&[]), None);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::model::{Block, Reply, StopReason, Usage};
 
+use super::spent::Spent;
+
 /// The end of a turn.
 pub(super) enum Outcome {
     /// The model was not asked.
@@ -25,11 +27,11 @@ pub(super) enum Outcome {
     MaxTurns(u32),
 }
 
-/// What a turn and the whole process took.
-pub(super) struct Tally {
+/// What a turn and the whole session took.
+pub(super) struct Tally<'a> {
     pub(super) calls: u32,
     pub(super) turn: Usage,
-    pub(super) process: Usage,
+    pub(super) session: &'a Spent,
     pub(super) index: u32,
     pub(super) duration: Duration,
 }
@@ -66,13 +68,13 @@ impl Outcome {
     }
 
     /// The `result` line.
-    pub(super) fn line(&self, model: &str, tally: &Tally) -> Value {
+    pub(super) fn line(&self, model: &str, tally: &Tally<'_>) -> Value {
         let duration_ms = u64::try_from(tally.duration.as_millis()).unwrap_or(u64::MAX);
         let mut line = json!({
             "type": "result", "subtype": self.subtype(), "is_error": self.is_error(),
             "num_turns": tally.calls, "duration_ms": duration_ms, "duration_api_ms": duration_ms, "stop_reason": null,
-            "total_cost_usd": tally.process.dollars(), "usage": usage(tally.turn), "modelUsage": model_usage(model, tally.process),
-            "model_usage_since_last_result": model_usage(model, tally.turn), "permission_denials": [],
+            "total_cost_usd": tally.session.dollars(), "usage": usage(tally.turn), "modelUsage": model_usage(tally.session),
+            "model_usage_since_last_result": model_usage(&Spent::by(model, tally.turn)), "permission_denials": [],
             "queued_turn_count": 0, "result_index": tally.index,
         });
         if let Some(reason) = self.reason() {
@@ -119,19 +121,26 @@ impl Outcome {
     }
 }
 
+/// The `result` line of a session that could not begin.
+pub(super) fn never_begun(reason: &str) -> Value {
+    json!({
+        "type": "result", "subtype": "error_during_execution", "duration_ms": 0, "duration_api_ms": 0, "is_error": true, "num_turns": 0,
+        "stop_reason": null, "total_cost_usd": 0, "usage": usage(Usage::default()), "modelUsage": {}, "permission_denials": [],
+        "errors": [reason], "result_index": 0,
+    })
+}
+
 fn usage(usage: Usage) -> Value {
     let mut json = usage.at_end();
     json["service_tier"] = json!("standard");
     json
 }
 
-fn model_usage(model: &str, usage: Usage) -> Value {
-    if usage == Usage::default() {
-        return json!({});
+fn model_usage(spent: &Spent) -> Value {
+    let mut json = spent.json();
+    for used in json.as_object_mut().into_iter().flatten().map(|(_, used)| used) {
+        used["contextWindow"] = json!(1_000_000);
+        used["maxOutputTokens"] = json!(128_000);
     }
-    json!({model: {
-        "inputTokens": usage.input, "outputTokens": usage.output, "cacheReadInputTokens": usage.cache_read,
-        "cacheCreationInputTokens": usage.cache_creation, "webSearchRequests": 0, "costUSD": usage.dollars(),
-        "contextWindow": 1_000_000, "maxOutputTokens": 128_000,
-    }})
+    json
 }

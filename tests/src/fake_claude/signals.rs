@@ -7,7 +7,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::ledger;
+use super::{ledger, transcript::Transcript};
 
 static IGNORES_TERM: AtomicBool = AtomicBool::new(false);
 
@@ -16,8 +16,8 @@ pub(super) fn ignore_term() {
     IGNORES_TERM.store(true, Ordering::SeqCst);
 }
 
-/// End this process when it is told to.
-pub(super) fn watch() {
+/// End this process when it is told to, with its transcript closed.
+pub(super) fn watch(transcript: Transcript) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a process has descriptors left at its start");
     let (mut terminate, mut hang_up) = {
         let _within = runtime.enter();
@@ -28,10 +28,15 @@ pub(super) fn watch() {
     thread::spawn(move || {
         runtime.block_on(async {
             loop {
-                tokio::select! {
-                    _ = terminate.recv() => if !IGNORES_TERM.load(Ordering::SeqCst) { ledger::end(143) },
-                    _ = hang_up.recv() => ledger::end(129),
+                let code = tokio::select! {
+                    _ = terminate.recv() => 143,
+                    _ = hang_up.recv() => 129,
+                };
+                if code == 143 && IGNORES_TERM.load(Ordering::SeqCst) {
+                    continue;
                 }
+                transcript.close();
+                ledger::end(code)
             }
         })
     });

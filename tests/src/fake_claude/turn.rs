@@ -36,12 +36,15 @@ impl Cli {
         }
         self.lifecycle(message, "started");
         self.announce();
+        let id = message.uuid.clone().unwrap_or_else(|| self.voice.fresh_uuid());
+        self.transcript.take_up(message, &id);
         self.said.extend(said_in(&message.content));
         let mut turn =
             Turn { script: script.as_ref(), prompt: &message.text, next: 0, calls: 0, used: Usage::default(), results: Vec::new() };
         let outcome = if message.asks { self.play(&mut turn) } else { Outcome::Silent };
-        self.used += turn.used;
-        let tally = Tally { calls: turn.calls, turn: turn.used, process: self.used, index: self.turns, duration: began.elapsed() };
+        self.spent.add(&self.options.model, turn.used);
+        self.transcript.note_spent(&self.spent);
+        let tally = Tally { calls: turn.calls, turn: turn.used, session: &self.spent, index: self.turns, duration: began.elapsed() };
         self.voice.say(outcome.line(&self.options.model, &tally));
         self.turns += 1;
         self.has_failed = outcome.is_error();
@@ -78,7 +81,7 @@ impl Cli {
             None => Reply::to_results(&turn.results, pace),
         };
         let prompt = turn.script.and_then(|script| script.settings.prompt_tokens).unwrap_or(PROMPT_TOKENS);
-        let cached = if self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
+        let cached = if self.has_past || self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
         let usage = Usage { output: reply.output_tokens(), ..Usage::cached(prompt, cached) };
         match step {
             Some(Step::Hang) => return Err(self.abort_silence()),

@@ -38,10 +38,17 @@ impl Voice {
         }
     }
 
-    /// Say `line`, with the session and an id of its own.
+    /// An id for a line that is told elsewhere, too.
+    pub(super) fn fresh_uuid(&mut self) -> String {
+        self.uuids.next().to_owned()
+    }
+
+    /// Say `line`, with the session and an id, its own unless it has one.
     pub(super) fn say(&mut self, mut line: Value) {
         line["session_id"] = json!(self.session);
-        line["uuid"] = json!(self.uuids.next());
+        if line.get("uuid").is_none() {
+            line["uuid"] = json!(self.uuids.next());
+        }
         if self.is_from_the_future {
             line["from_the_future"] = json!({"nested": [1, null, "x"]});
         }
