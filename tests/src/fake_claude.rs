@@ -2,6 +2,7 @@
 //! fault tests. It speaks the recorded stream-json and keeps a transcript; beside that no model, no files, no
 //! network. Tools are never run, their results are made up.
 
+mod damage;
 mod fault;
 mod inbox;
 mod ledger;

@@ -11,7 +11,7 @@ mod script;
 mod usage;
 
 pub use api_error::ApiError;
-pub use cli_fault::CliFault;
+pub use cli_fault::{CliFault, TranscriptFault};
 pub use event::{ModelEvent, events};
 pub use filling::filling;
 pub use reply::{Block, Reply, StopReason, ToolResult};

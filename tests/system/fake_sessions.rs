@@ -1,4 +1,4 @@
-//! Sessions of the scripted CLI, kept and resumed as the real one does.
+//! Sessions of the scripted CLI, kept and resumed as the real one does, and broken as it never would.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tests::{
     cli_process::CliProcess,
     directory::Directory,
-    recording::lines,
+    recording::{lines, shape},
     sessions::{Sessions, transcript_of, transcript_shape},
 };
 use uuid::Uuid;
@@ -127,6 +127,27 @@ fn a_fake_that_is_told_to_end_closes_its_transcript() {
 
     assert_eq!(cli.wait().expect("the CLI ends"), Some(143));
     assert_eq!(kept(&path).last().expect("a line")["totalCostUSD"], result["total_cost_usd"]);
+}
+
+#[test]
+fn the_fake_breaks_its_transcript_once_it_has_answered() {
+    let lost = ["empty", "garbage", "gone", "symlink"];
+    for fault in lost.into_iter().chain(["cut", "grow:1000000"]) {
+        let directory = Directory::create().expect("a directory");
+        let session = Uuid::new_v4();
+
+        let first = begin(&directory, session, &format!("seq:recall:a || cli:transcript:{fault}"));
+        let size = transcript(&directory, session).map_or(0, |path| fs::metadata(path).expect("a file").len());
+        let second = resume(&directory, session, "recall:b");
+
+        assert_eq!(first["result"], "a", "{fault}");
+        if lost.contains(&fault) {
+            assert_eq!(shape(&[second]), ["result/error_during_execution"], "{fault}");
+        } else {
+            assert_eq!(second["result"], "a | b", "{fault}");
+        }
+        assert_eq!(size > 1_000_000, fault.starts_with("grow"), "{fault}: {size}");
+    }
 }
 
 #[test]

@@ -107,7 +107,8 @@ async fn either_cli_goes_on_with_what_the_other_kept() {
         (result["result"].clone(), result["total_cost_usd"].as_f64().expect("a number"))
     };
 
-    let (_, first) = ask(false, "--session-id", "recall:fake");
+    // The filling is no part of the conversation: the API would not take so much.
+    let (_, first) = ask(false, "--session-id", "seq:recall:fake || cli:transcript:grow:3000000");
     let (recalled_by_real, second) = ask(true, "--resume", "recall:real");
     let (recalled_by_fake, third) = ask(false, "--resume", "recall:fake again");
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::model::{CliFault, ModelEvent, Pace, Reply, Usage, events};
+use crate::model::{CliFault, ModelEvent, Pace, Reply, Script, Step, Usage, events};
 
 use super::{Cli, ledger, signals, sleep_forever, voice};
 
@@ -47,7 +47,18 @@ impl Cli {
                 self.say_retry(1, None);
             }
             CliFault::Stderr(text) => voice::complain(text),
+            // It happens once the turn is over.
+            CliFault::Transcript(_) => {}
             CliFault::Unknown => self.speak_future(),
+        }
+    }
+
+    /// Do what `script` wants done to the transcript, wherever in it that stands.
+    pub(super) fn break_transcript(&self, script: &Script) {
+        for step in script.steps.iter().filter(|_| self.may_fail) {
+            if let Step::Cli(CliFault::Transcript(fault)) = step {
+                self.transcript.suffer(*fault);
+            }
         }
     }
 

@@ -11,8 +11,10 @@ use std::{
 use serde_json::{Value, json};
 use shared::time::Timestamp;
 
+use crate::model::TranscriptFault;
+
 use super::{
-    VERSION,
+    VERSION, damage,
     inbox::Message,
     options::{Options, Start},
     past::Past,
@@ -108,6 +110,18 @@ impl Transcript {
     /// What was spent until now.
     pub(super) fn note_spent(&self, spent: &Spent) {
         self.book().spent = spent.clone();
+    }
+
+    /// Let `fault` happen to the file.
+    pub(super) fn suffer(&self, fault: TranscriptFault) {
+        let mut book = self.book();
+        let Some(path) = book.path.clone() else { return };
+        if damage::inflict(fault, &path, &book.session).is_err() {
+            voice::complain("the transcript cannot be broken");
+        }
+        if !matches!(fault, TranscriptFault::Grow(_)) {
+            book.give_up();
+        }
     }
 
     /// Write what an orderly end leaves; nothing is written after it.

@@ -44,6 +44,9 @@ impl Cli {
         let outcome = if message.asks { self.play(&mut turn) } else { Outcome::Silent };
         self.spent.add(&self.options.model, turn.used);
         self.transcript.note_spent(&self.spent);
+        if let Some(script) = &script {
+            self.break_transcript(script);
+        }
         let tally = Tally { calls: turn.calls, turn: turn.used, session: &self.spent, index: self.turns, duration: began.elapsed() };
         self.voice.say(outcome.line(&self.options.model, &tally));
         self.turns += 1;

@@ -25,8 +25,27 @@ pub enum CliFault {
     Withdraw,
     /// `stderr:TEXT`: says this on stderr, then answers.
     Stderr(String),
+    /// `transcript:…`: answers, then does this to the session's file.
+    Transcript(TranscriptFault),
     /// `unknown`: lines and fields of a CLI from the future, then answers.
     Unknown,
+}
+
+/// What a session's file can become. After all but the last the CLI writes to it no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TranscriptFault {
+    /// `empty`: nothing is left in it.
+    Empty,
+    /// `garbage`: it holds lines that are no JSON.
+    Garbage,
+    /// `cut`: its last line ends in its middle.
+    Cut,
+    /// `gone`: it is removed.
+    Gone,
+    /// `symlink`: it is a link to a file that is none of the session's.
+    Symlink,
+    /// `grow:BYTES`: it is filled up to this size with lines that are no part of the conversation.
+    Grow(usize),
 }
 
 impl CliFault {
@@ -44,8 +63,22 @@ impl CliFault {
             ("noresult", None) => Some(Self::NoResult),
             ("withdraw", None) => Some(Self::Withdraw),
             ("stderr", Some(text)) => Some(Self::Stderr(text.into())),
+            ("transcript", Some(fault)) => Some(Self::Transcript(TranscriptFault::parse(fault)?)),
             ("unknown", None) => Some(Self::Unknown),
             _ => None,
+        }
+    }
+}
+
+impl TranscriptFault {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "empty" => Some(Self::Empty),
+            "garbage" => Some(Self::Garbage),
+            "cut" => Some(Self::Cut),
+            "gone" => Some(Self::Gone),
+            "symlink" => Some(Self::Symlink),
+            text => text.strip_prefix("grow:")?.parse().ok().filter(|bytes| *bytes <= MAX_BYTES).map(Self::Grow),
         }
     }
 }

@@ -1,0 +1,104 @@
+//! What can become of a transcript between two turns: a full disk, a careless copy, somebody's ill will.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::symlink,
+    path::Path,
+};
+
+use serde_json::json;
+
+use crate::model::{TranscriptFault, filling};
+
+/// A file everybody may read and no session owns.
+const FOREIGN_FILE: &str = "/etc/passwd";
+/// The lines a file is filled with are about so long.
+const LINE_BYTES: u64 = 64 * 1024;
+
+/// Let `fault` happen to the transcript of `session` at `path`.
+pub(super) fn inflict(fault: TranscriptFault, path: &Path, session: &str) -> io::Result<()> {
+    match fault {
+        TranscriptFault::Empty => fs::write(path, b""),
+        TranscriptFault::Garbage => fs::write(path, b"this is not JSON\n{\"type\":\"user\",\"message\":\n\xff\xfe\x00\n"),
+        TranscriptFault::Cut => cut(path),
+        TranscriptFault::Gone => fs::remove_file(path),
+        TranscriptFault::Symlink => {
+            fs::remove_file(path)?;
+            symlink(FOREIGN_FILE, path)
+        }
+        TranscriptFault::Grow(bytes) => grow(path, u64::try_from(bytes).unwrap_or(u64::MAX), session),
+    }
+}
+
+fn cut(path: &Path) -> io::Result<()> {
+    let text = fs::read(path)?;
+    let end = text.trim_ascii_end().len();
+    let start = text[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |line_end| line_end + 1);
+    let middle = u64::try_from(start.midpoint(end)).map_err(io::Error::other)?;
+    OpenOptions::new().write(true).open(path)?.set_len(middle)
+}
+
+/// Fill up with what fills a real transcript: the requests it was made of, which no conversation reads.
+fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
+    let line = |text: &str| {
+        let message = json!({"role": "system", "content": text});
+        format!("{}\n", json!({"type": "api-request-blob", "sessionId": session, "hash": "", "message": message}))
+    };
+    let frame = u64::try_from(line("").len()).map_err(io::Error::other)?;
+    let mut file = OpenOptions::new().append(true).open(path)?;
+    let mut missing = bytes.saturating_sub(file.metadata()?.len());
+    while missing > 0 {
+        // The last one takes the rest, so none is left for which there is no line.
+        let length = if missing < 2 * LINE_BYTES { missing } else { LINE_BYTES };
+        let text = filling(usize::try_from(length.saturating_sub(frame)).map_err(io::Error::other)?);
+        file.write_all(line(&text).as_bytes())?;
+        missing -= length;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::directory::Directory;
+
+    const LINES: &str = "{\"a\":1}\n{\"bcdefgh\":2}\n";
+
+    fn after(fault: TranscriptFault) -> (Directory, io::Result<Vec<u8>>) {
+        let directory = Directory::create().expect("a directory");
+        let path = directory.path().join("s.jsonl");
+        fs::write(&path, LINES).expect("a file");
+        inflict(fault, &path, "s").expect("a fault");
+        let left = fs::read(&path);
+        (directory, left)
+    }
+
+    #[test]
+    fn a_cut_goes_through_the_last_line() {
+        assert_eq!(after(TranscriptFault::Cut).1.expect("a file"), b"{\"a\":1}\n{\"bcde");
+    }
+
+    #[test]
+    fn a_file_grows_to_the_byte_with_lines_of_json() {
+        for bytes in [1000, 200_000, 1_000_000] {
+            let grown = String::from_utf8(after(TranscriptFault::Grow(bytes)).1.expect("a file")).expect("a text");
+
+            assert_eq!(grown.len(), bytes);
+            assert!(grown.starts_with(LINES));
+            assert!(grown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+        }
+        assert_eq!(after(TranscriptFault::Grow(10)).1.expect("a file"), LINES.as_bytes());
+    }
+
+    #[test]
+    fn what_is_put_in_its_place_is_no_transcript() {
+        let (directory, left) = after(TranscriptFault::Symlink);
+        assert_eq!(fs::read_link(directory.path().join("s.jsonl")).expect("a link"), Path::new(FOREIGN_FILE));
+        assert!(left.is_ok());
+        assert!(after(TranscriptFault::Gone).1.is_err());
+        assert_eq!(after(TranscriptFault::Empty).1.expect("a file"), b"");
+    }
+}
