@@ -3,11 +3,13 @@
 mod access;
 mod accounts;
 mod answer;
+mod broken_transcripts;
 mod cancel;
 mod cli_faults;
 mod crash;
 mod dead_letters;
 mod drain;
+mod many_sessions;
 mod metrics;
 mod options;
 mod outage;
@@ -18,3 +20,4 @@ mod sessions;
 mod spending;
 mod stats;
 mod tools;
+mod workspaces;

@@ -198,3 +198,160 @@ fn check(file: &mut File, asked: Option<Uuid>) -> Result<(), TranscriptError> {
 fn slug(directory: &str) -> String {
     directory.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    struct Config {
+        path: PathBuf,
+        session: SessionId,
+        message: Uuid,
+    }
+
+    impl Config {
+        fn empty() -> Self {
+            Self::of(SessionId::new())
+        }
+
+        fn of(session: SessionId) -> Self {
+            let path = std::env::temp_dir().join(format!("transcript-{}", Uuid::now_v7()));
+            fs::create_dir(&path).expect("a folder");
+            Self { path, session, message: Uuid::new_v4() }
+        }
+
+        /// As a CLI leaves it after a turn.
+        fn after_a_turn() -> Self {
+            let config = Self::empty();
+            fs::create_dir_all(config.beside()).expect("folders");
+            let line = format!(r#"{{"type":"user","uuid":"{}","message":{{"role":"user","content":"hi"}}}}"#, config.message);
+            fs::write(config.lines(), format!("{line}\n{{\"type\":\"assistant\",\"uuid\":\"no uuid\"}}\n")).expect("a file");
+            fs::write(config.beside().join("b.txt"), "long").expect("a file");
+            config
+        }
+
+        fn lines(&self) -> PathBuf {
+            self.path.join(format!("projects/-workspace/{}.jsonl", self.session.uuid()))
+        }
+
+        fn beside(&self) -> PathBuf {
+            self.path.join(format!("projects/-workspace/{}/tool-results", self.session.uuid()))
+        }
+
+        fn pack(&self) -> Result<Transcript, TranscriptError> {
+            pack(&self.path, self.session, self.message, None)
+        }
+
+        fn restore(&self, transcript: &Transcript) -> Result<(), TranscriptError> {
+            restore(&self.path, self.session, transcript)
+        }
+    }
+
+    impl Drop for Config {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    #[test]
+    fn what_a_turn_left_is_there_for_the_next_one() {
+        let before = Config::after_a_turn();
+        let after = Config::of(before.session);
+
+        let packed = before.pack().expect("whole");
+        after.restore(&packed).expect("whole");
+
+        for (was, is) in [(before.lines(), after.lines()), (before.beside().join("b.txt"), after.beside().join("b.txt"))] {
+            assert_eq!(fs::read(was).expect("a file"), fs::read(is).expect("a file"));
+        }
+        assert_eq!(packed.bytes, fs::metadata(before.lines()).expect("a file").len() + 4);
+    }
+
+    #[test]
+    fn a_transcript_that_is_not_whole_is_not_packed() {
+        type Damage = fn(&Config);
+        let damages: [(&str, Damage); 8] = [
+            ("gone", |config| fs::remove_file(config.lines()).expect("removed")),
+            ("empty", |config| fs::write(config.lines(), "").expect("written")),
+            ("no JSON", |config| fs::write(config.lines(), "hello\n").expect("written")),
+            ("no objects", |config| fs::write(config.lines(), "1\n").expect("written")),
+            ("cut", |config| {
+                let lines = fs::read(config.lines()).expect("a file");
+                fs::write(config.lines(), &lines[..lines.len() - 3]).expect("written");
+            }),
+            ("another turn's", |config| fs::write(config.lines(), "{\"type\":\"user\"}\n").expect("written")),
+            ("a link", |config| {
+                fs::rename(config.lines(), config.path.join("elsewhere")).expect("renamed");
+                symlink("../../elsewhere", config.lines()).expect("a link");
+            }),
+            ("two", |config| {
+                fs::create_dir(config.path.join("projects/b")).expect("a folder");
+                fs::copy(config.lines(), config.path.join(format!("projects/b/{}.jsonl", config.session.uuid()))).expect("copied");
+            }),
+        ];
+        for (what, damage) in damages {
+            let config = Config::after_a_turn();
+            damage(&config);
+            assert!(matches!(config.pack(), Err(TranscriptError::Missing | TranscriptError::Broken(_))), "{what}");
+        }
+        assert!(matches!(Config::empty().pack(), Err(TranscriptError::Missing)));
+    }
+
+    #[test]
+    fn a_transcript_grows_to_its_bound_and_no_further() {
+        let config = Config::after_a_turn();
+        let beside = config.beside().join("large");
+        let left = LARGEST - config.pack().expect("whole").bytes;
+
+        File::create(&beside).and_then(|file| file.set_len(left)).expect("room");
+        assert_eq!(config.pack().expect("whole").bytes, LARGEST);
+
+        File::create(&beside).and_then(|file| file.set_len(left + 1)).expect("room");
+        assert!(matches!(config.pack(), Err(TranscriptError::TooLarge)));
+    }
+
+    #[test]
+    fn what_is_beside_a_transcript_is_only_files_of_its_own_folder() {
+        let config = Config::after_a_turn();
+        symlink("/etc/passwd", config.beside().join("passwd")).expect("a link");
+        let packed = config.pack().expect("whole");
+        let after = Config::of(config.session);
+
+        after.restore(&packed).expect("whole");
+
+        assert!(!after.beside().join("passwd").exists());
+    }
+
+    #[test]
+    fn nothing_is_restored_that_is_cut_or_leads_elsewhere() {
+        let whole = Config::after_a_turn().pack().expect("whole");
+        let archive = |path: &str, content: &[u8]| {
+            let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), LEVEL).expect("an encoder"));
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            // Written into the header itself: the library refuses what leads out.
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_cksum();
+            archive.append(&header, content).expect("appended");
+            let body = archive.into_inner().and_then(zstd::Encoder::finish).expect("finished");
+            Transcript { body: body.into(), bytes: content.len() as u64, cli_version: None }
+        };
+        let with = |body: &[u8]| Transcript { body: body.to_vec().into(), ..whole.clone() };
+        for (what, transcript) in [
+            ("empty", with(b"")),
+            ("garbage", with(b"nope")),
+            ("cut", with(&whole.body[..whole.body.len() - 1])),
+            ("longer", Transcript { bytes: whole.bytes - 1, ..whole.clone() }),
+            ("out", archive("beside/../../../../out", b"x")),
+            ("absolute", archive("/out", b"x")),
+            ("no lines", archive("beside/a", b"x")),
+            ("no JSON", archive(LINES, b"x")),
+        ] {
+            let config = Config::empty();
+            assert!(matches!(config.restore(&transcript), Err(TranscriptError::Broken(_))), "{what}");
+            assert!(!config.path.join("out").exists() && !config.path.parent().expect("a parent").join("out").exists(), "{what}");
+        }
+    }
+}
