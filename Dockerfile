@@ -20,12 +20,13 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends bubblewrap ca-certificates curl git tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --create-home claude-api \
-    && install -d -o claude-api -m 700 /var/lib/claude-api
+    && install -d -o claude-api -m 700 /var/lib/claude-api /var/lib/claude-api/workspaces
 COPY --from=claude /built /usr/local/bin
 COPY --from=build /built /usr/local/bin
 USER claude-api
 WORKDIR /var/lib/claude-api
-ENV HOST=0.0.0.0 PORT=3001 LOG_FORMAT=json CLAUDE_BIN=/usr/local/bin/claude JOBS_DIR=/var/lib/claude-api/jobs
+ENV HOST=0.0.0.0 PORT=3001 LOG_FORMAT=json CLAUDE_BIN=/usr/local/bin/claude JOBS_DIR=/var/lib/claude-api/jobs \
+    WORKSPACE_STORE=/var/lib/claude-api/workspaces
 EXPOSE 3001
 # For the api; the other commands have no port to ask.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \

@@ -149,6 +149,18 @@ impl Schema for Metadata {
     }
 }
 
+/// The name of an MCP server, to be checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct McpServerName(pub String);
+
+impl Schema for McpServerName {
+    fn schema() -> MetaSchema {
+        let pattern = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$".to_owned();
+        MetaSchema { pattern: Some(pattern), max_length: Some(32), ..MetaSchema::new("string") }
+    }
+}
+
 /// An address or a network, to be checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

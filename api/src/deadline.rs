@@ -11,12 +11,16 @@ use poem::{
 use crate::{
     body,
     error::{ApiError, Code},
+    routes::files,
 };
 
 /// How long an operation may take.
 const OPERATION: Duration = Duration::from_secs(30);
 /// How long one may take that was asked to wait, which it does for a minute at most.
 const LONG_POLL: Duration = Duration::from_secs(75);
+
+/// How long a file may take to come: 32 MiB at half a megabit a second.
+const UPLOAD: Duration = Duration::from_mins(10);
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -35,7 +39,13 @@ fn patience(request: &Request) -> Duration {
     let asks = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("wait=")));
     let has_body = !matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
     let for_work = if prefers || asks { LONG_POLL } else { OPERATION };
-    if has_body { for_work + body::READ_TIMEOUT } else { for_work }
+    if *request.method() == Method::PUT && files::is_file(request.uri().path()) {
+        UPLOAD
+    } else if has_body {
+        for_work + body::READ_TIMEOUT
+    } else {
+        for_work
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +75,8 @@ mod tests {
         assert_eq!(given_up_after(get("/api/jobs/job_1?wait=60")).await, Duration::from_secs(75));
         assert_eq!(given_up_after(get("/api/jobs?await=60")).await, Duration::from_secs(30));
         assert_eq!(given_up_after(post().finish()).await, Duration::from_secs(90));
+        let put = Request::builder().method(Method::PUT).uri_str("/api/sessions/s/files/a");
+        assert_eq!(given_up_after(put.finish()).await, Duration::from_mins(10));
         assert_eq!(given_up_after(post().header("prefer", "respond-async, wait=60").finish()).await, Duration::from_secs(135));
     }
 

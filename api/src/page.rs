@@ -11,8 +11,8 @@ pub type Limit = Option<Wire<Bounded<1, 100>>>;
 pub struct Page(u32);
 
 impl Page {
-    /// As many as `limit` says; 20 if it does not.
-    pub fn of(limit: Limit) -> Self {
+    /// As many as `limit` says, within bounds of its own; 20 if it does not.
+    pub fn of<const MIN: u32, const MAX: u32>(limit: Option<Wire<Bounded<MIN, MAX>>>) -> Self {
         Self(limit.map_or(20, |Wire(Bounded(limit))| limit))
     }
 
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_full_page_is_the_last_unless_a_row_follows() {
-        let page = Page::of(Some(Wire(Bounded(2))));
+        let page = Page::of(Some(Wire(Bounded::<1, 100>(2))));
         assert_eq!(page.rows(), 3);
 
         let (mut full, mut more) = (vec![3, 2], vec![3, 2, 1]);

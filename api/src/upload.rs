@@ -1,5 +1,7 @@
 //! The body of an upload: any bytes, of any type, read piece by piece into the place where they stay.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use poem::{Body, Request, RequestBody, Result};
@@ -10,9 +12,12 @@ use poem_openapi::{
 use shared::contents::{Contents, Incoming, Received};
 
 use crate::{
-    body::{READ_TIMEOUT, declared_length},
+    body::declared_length,
     error::{ApiError, Code},
 };
+
+/// The longest wait for the next piece of a file. How long all of it may take, `deadline` says.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// A body that is a file.
 pub struct Upload {
@@ -26,22 +31,22 @@ impl Upload {
         if self.declared.is_some_and(|length| length as u64 > limit) {
             return Err(too_large(limit));
         }
-        let slow = |_| ApiError::new(Code::RequestTimeout, "the body came too slowly");
-        tokio::time::timeout(READ_TIMEOUT, read(self.body, contents, limit)).await.map_err(slow)?
+        read(self.body, contents, limit).await
     }
 }
 
 async fn read(body: Body, contents: Contents, limit: u64) -> Result<Received, ApiError> {
     let mut incoming = blocking(move || contents.receive()).await?;
     let mut chunks = body.into_bytes_stream();
-    while let Some(chunk) = chunks.next().await {
+    let slow = |_| ApiError::new(Code::RequestTimeout, "the body came too slowly");
+    while let Some(chunk) = tokio::time::timeout(SILENCE, chunks.next()).await.map_err(slow)? {
         let chunk: Bytes = chunk.map_err(|_| ApiError::new(Code::BadRequest, "the body broke off"))?;
         if incoming.bytes() + chunk.len() as u64 > limit {
             return Err(too_large(limit));
         }
         incoming = blocking(move || write(incoming, &chunk)).await?;
     }
-    Ok(incoming.finish())
+    blocking(move || incoming.finish_durably()).await
 }
 
 fn write(mut incoming: Incoming, chunk: &[u8]) -> std::io::Result<Incoming> {

@@ -25,9 +25,12 @@ ALTER TABLE sessions ADD COLUMN purged_at BIGINT;
 ALTER TABLE workers ADD COLUMN mcp_servers TEXT;
 DROP INDEX sessions_to_purge;
 CREATE INDEX sessions_to_purge ON sessions (deleted_at) WHERE deleted_at IS NOT NULL AND purged_at IS NULL;
+-- Whether a turn has its turn is asked at every claim and of every waiting job: never by way of those that ended.
+CREATE INDEX jobs_unended_of_session ON jobs (session_id, session_seq) WHERE state IN ('queued', 'running');
 ";
 
 const DOWN: &str = "
+DROP INDEX jobs_unended_of_session;
 DROP INDEX sessions_to_purge;
 CREATE INDEX sessions_to_purge ON sessions (deleted_at) WHERE deleted_at IS NOT NULL;
 ALTER TABLE workers DROP COLUMN mcp_servers;

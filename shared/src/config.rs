@@ -163,8 +163,8 @@ impl StoreConfig {
             database_connections: env.parsed("DATABASE_CONNECTIONS", 10)?,
             workspace_store: workspace_store(env)?,
             workspace_bounds: Bounds {
-                bytes: env.parsed("WORKSPACE_MAX_BYTES", 256 * 1024 * 1024)?,
-                entries: env.parsed("WORKSPACE_MAX_FILES", 10_000)?,
+                bytes: env.parsed("WORKSPACE_MAX_BYTES", 1024 * 1024 * 1024)?,
+                entries: env.parsed("WORKSPACE_MAX_FILES", 20_000)?,
             },
             timing: Timing { beat, ttl, tick },
         })

@@ -8,7 +8,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -36,6 +36,21 @@ impl Contents {
         Self { folder: store.join(session.uuid().simple().to_string()) }
     }
 
+    /// The conversations that have contents below `store`.
+    pub(crate) fn sessions(store: &Path) -> io::Result<Vec<SessionId>> {
+        let entries = match fs::read_dir(store) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut sessions = Vec::new();
+        for entry in entries {
+            // What has another name is not ours.
+            let uuid = entry?.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok());
+            sessions.extend(uuid.map(SessionId::from_uuid));
+        }
+        Ok(sessions)
+    }
+
     /// The content with this hash.
     pub fn open(&self, hash: &ContentHash) -> io::Result<File> {
         File::open(self.folder.join(hash.as_str()))
@@ -61,7 +76,13 @@ impl Contents {
         fs::rename(&path, self.folder.join(received.sha256.as_str()))
     }
 
-    /// Make sure that all that was kept so far survives a loss of power: once for many contents.
+    /// Make sure that the names of what was kept so far survive a loss of power.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Make sure that all that was kept so far survives a loss of power: once for many contents, and with
+    /// whatever else waits to be written to that disk.
     pub fn sync(&self) -> io::Result<()> {
         match File::open(&self.folder) {
             Ok(folder) => Ok(rustix::fs::syncfs(folder)?),
@@ -70,8 +91,8 @@ impl Contents {
         }
     }
 
-    /// Remove what `manifest` does not name. Nobody may add to the list meanwhile.
-    pub(crate) fn sweep(&self, manifest: &Manifest) -> io::Result<()> {
+    /// Remove what `manifest` does not name, until `end`. Nobody may add to the list before that.
+    pub(crate) fn sweep(&self, manifest: &Manifest, end: Instant) -> io::Result<()> {
         let named: HashSet<&str> = manifest.contents().map(ContentHash::as_str).collect();
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -87,6 +108,9 @@ impl Contents {
             } else {
                 !named.contains(name.as_ref())
             };
+            if Instant::now() >= end {
+                return Ok(());
+            }
             if is_garbage {
                 fs::remove_file(entry.path())?;
             }
@@ -124,6 +148,12 @@ impl Incoming {
     /// How much came so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// That was all, and it survives a loss of power.
+    pub fn finish_durably(self) -> io::Result<Received> {
+        self.file.sync_all()?;
+        Ok(self.finish())
     }
 
     /// That was all.
@@ -214,7 +244,7 @@ mod tests {
         let entry = Entry::File { sha256: hashes[0].clone(), bytes: 5, executable: false, modified_at: Timestamp::from_unix_ms(0) };
         let manifest = Manifest::from_iter([("a".parse().expect("a path"), entry)]);
 
-        contents.sweep(&manifest).expect("swept");
+        contents.sweep(&manifest, Instant::now() + Duration::from_mins(1)).expect("swept");
 
         assert!(contents.open(&hashes[0]).is_ok() && contents.open(&hashes[1]).is_err());
         coming.write(b"x").expect("room");

@@ -209,6 +209,9 @@ pub struct ChatSpec {
     /// The tools the model may use; the operator's default when absent, none when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
+    /// The MCP servers the model may use, by the names operators gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp_servers: Option<Vec<String>>,
     /// What the key it came with lets it use, whatever it names; everything when absent. Not the client's
     /// to set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -263,6 +266,7 @@ impl ChatSpec {
             system_prompt: None,
             append_system_prompt: None,
             tools: None,
+            mcp_servers: None,
             allowed_tools: None,
             max_turns: None,
             max_budget_usd: None,

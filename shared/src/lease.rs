@@ -230,9 +230,12 @@ impl Lease {
             {
                 tracing::debug!(session.id = %session, %error, "Kept no copy of the transcript of `{session}`");
             }
+            ending::ring_for_next(&self.store, settled).await;
             if kept.workspace.is_some() {
+                // Unless the next turn has begun: then the one after it does.
                 sweep(&self.store, settled.user_id, session).await;
             }
+            return;
         }
         ending::ring_for_next(&self.store, settled).await;
     }

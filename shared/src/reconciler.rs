@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Error, Result,
+    Result,
     consumption::Bill,
     db::{
         self, jobs as table,
@@ -42,7 +42,7 @@ const BATCH: u32 = 500;
 /// How long after its end a job is left to its own worker to announce.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// How often tokens that expired long ago are looked for.
+/// How often what is long gone is looked for: tokens that expired, contents of nobody.
 const SWEEP: Duration = Duration::from_mins(1);
 
 /// Watch over all jobs until `shutdown` fires: lead if nobody does, stand by otherwise.
@@ -53,10 +53,6 @@ pub async fn run(store: Store, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(error) = reconciler.tick().await {
             tracing::warn!(%error, cause = ?std::error::Error::source(&error), "The watch over the jobs could not finish its round");
-            // Redis being away tells nothing of the workers.
-            if !matches!(error, Error::Unavailable { service: "redis", .. }) {
-                reconciler.forget();
-            }
         }
     }
     reconciler.resign().await;
@@ -70,7 +66,7 @@ struct Reconciler {
     rival: Option<(Seen, Instant)>,
     /// Each living worker's beat when it last changed, and when that was noticed.
     pulses: HashMap<Uuid, (i64, Instant)>,
-    /// When expired tokens were last looked for.
+    /// When that was last done.
     swept: Option<Instant>,
 }
 
@@ -85,16 +81,30 @@ impl Reconciler {
     }
 
     async fn tick(&mut self) -> Result<()> {
-        if !self.leads().await? {
-            return Ok(());
+        // Whoever could not look has seen nothing; what goes wrong after the look takes nothing back.
+        match self.look().await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                self.forget();
+                return Err(error);
+            }
         }
-        self.stamp().await;
-        self.bury_the_dead().await?;
         self.give_up_the_overdue().await?;
         self.dispatch_the_waiting().await?;
         self.announce_the_ended().await?;
         // The rarest step must not make every round's future larger.
         Box::pin(self.forget_the_gone()).await
+    }
+
+    /// Whether this process leads; then the dead have been buried.
+    async fn look(&mut self) -> Result<bool> {
+        if !self.leads().await? {
+            return Ok(false);
+        }
+        self.stamp().await;
+        self.bury_the_dead().await?;
+        Ok(true)
     }
 
     /// After a failure nothing observed before it counts: an outage must not look like everyone's death.
@@ -236,6 +246,7 @@ impl Reconciler {
         users::forget_deleted(&self.store).await?;
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             logins::forget_expired(&self.store).await?;
+            sessions::sweep_purged(&self.store).await?;
             self.swept = Some(Instant::now());
         }
         Ok(())

@@ -95,6 +95,19 @@ async fn purge(store: &Store, session: SessionId, user: UserId) -> Result<()> {
     Ok(())
 }
 
+/// Remove the contents that came after their conversation was purged: an upload or a worker was slow.
+pub(crate) async fn sweep_purged(store: &Store) -> Result<()> {
+    let folder = store.workspace_store().to_owned();
+    let sessions = blocking(move || Contents::sessions(&folder)).await?;
+    for some in sessions.chunks(500) {
+        for session in table::purged(store.db(), some).await? {
+            let contents = Contents::of(store.workspace_store(), session);
+            blocking(move || contents.remove()).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Remove what is left of deleted conversations, as far as no job of them runs.
 pub(crate) async fn purge_deleted(store: &Store) -> Result<()> {
     for (session, user) in table::to_purge(store.db(), BATCH).await? {

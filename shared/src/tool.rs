@@ -6,6 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
+/// Whether this may be the name of an MCP server: it is a part of its tools' names, `mcp__<server>__<tool>`.
+pub fn is_mcp_server_name(name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    name.len() <= 32 && name.starts_with(|first: char| first.is_ascii_lowercase()) && name.split('_').all(is_word)
+}
+
+/// What a list of allowed tools allows of an MCP server: nothing, all of it (`None` within), or some of its tools.
+pub fn allowed_of_mcp_server(allowed: Option<&[String]>, server: &str) -> Option<Option<Vec<String>>> {
+    let Some(allowed) = allowed else { return Some(None) };
+    let whole = format!("mcp__{server}");
+    if allowed.contains(&whole) {
+        return Some(None);
+    }
+    let some: Vec<String> = allowed.iter().filter_map(|tool| tool.strip_prefix(&whole)?.strip_prefix("__")).map(str::to_owned).collect();
+    (!some.is_empty()).then_some(Some(some))
+}
+
 /// What a tool acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -93,5 +110,24 @@ mod tests {
             assert_eq!(category.as_str().parse(), Ok(category));
         }
         assert_eq!("time travel".parse(), Ok(Category::Other));
+    }
+
+    #[test]
+    fn a_list_of_tools_allows_all_of_a_server_or_some_of_it_or_nothing() {
+        let list = ["Read", "mcp__docs", "mcp__wiki__search", "mcp__wiki__read"].map(str::to_owned);
+        let of = |server| allowed_of_mcp_server(Some(&list), server);
+
+        assert_eq!(of("docs"), Some(None));
+        assert_eq!(of("wiki"), Some(Some(vec!["search".to_owned(), "read".to_owned()])));
+        assert_eq!((of("doc"), of("wik")), (None, None));
+        assert_eq!(allowed_of_mcp_server(None, "any"), Some(None));
+    }
+
+    #[test]
+    fn the_name_of_a_server_cannot_be_taken_for_more() {
+        assert!(["docs", "d0cs", "my_docs"].into_iter().all(is_mcp_server_name));
+        for wrong in ["", "Docs", "a__b", "_a", "a_", "0a", "a-b", "a.b", &"a".repeat(33)] {
+            assert!(!is_mcp_server_name(wrong), "{wrong}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     audit::{Action, By},
     changes,
-    db::{self, api_keys, audit, jobs, logins, users as table},
+    db::{self, api_keys, audit, jobs, logins, sessions, users as table},
     ending,
     id::{FamilyId, UserId},
     job::NanoUsd,
@@ -225,8 +225,9 @@ async fn cancel_all(store: &Store, user: UserId) -> Result<()> {
 /// Forget what is left of deleted users, as far as nothing of it runs.
 pub(crate) async fn forget_deleted(store: &Store) -> Result<()> {
     for user in table::deleted(store.db(), BATCH).await? {
-        // A submit may have been on its way when the account was deleted.
+        // A submit may have been on its way when the account was deleted, and so may a conversation.
         cancel_all(store, user).await?;
+        sessions::mark_all_deleted(store.db().pool(), user).await?;
         jobs::forget_ended(store.db(), user, BATCH).await?;
         if table::forget(store.db(), user).await? {
             tracing::info!(user.id = %user, "Forgot the deleted user `{user}`");

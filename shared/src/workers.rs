@@ -2,7 +2,10 @@
 //! entitled to run its jobs while its beats are accepted, and for a short while after; then somebody else
 //! may already run them.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use fred::prelude::KeysInterface as _;
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,8 @@ pub struct NewWorker {
     pub host: String,
     /// How many jobs it runs at once.
     pub slots: u32,
+    /// The MCP servers it knows.
+    pub mcp_servers: Vec<String>,
 }
 
 /// One incarnation's place among the workers.
@@ -71,7 +76,14 @@ impl Membership {
     /// Join the workers as a new incarnation.
     pub async fn join(store: &Store, worker: &NewWorker) -> Result<Self> {
         let id = WorkerId::new();
-        let row = NewRow { id, name: &worker.name, host: &worker.host, version: env!("CARGO_PKG_VERSION"), slots: worker.slots };
+        let row = NewRow {
+            id,
+            name: &worker.name,
+            host: &worker.host,
+            version: env!("CARGO_PKG_VERSION"),
+            slots: worker.slots,
+            mcp_servers: &worker.mcp_servers,
+        };
         table::insert(store.db(), row).await?;
         Ok(Self { store: store.clone(), id, last_accepted: Instant::now() })
     }
@@ -199,6 +211,20 @@ impl Workers {
     pub async fn list(&self, before: Option<WorkerId>, limit: u32) -> Result<Vec<Worker>> {
         let dead_for_ms = i64::try_from(SHOWN_DEAD.as_millis()).unwrap_or(i64::MAX);
         table::list(self.store.db(), dead_for_ms, before, limit).await
+    }
+
+    /// The names of the MCP servers that living workers know. `None` where no worker lives to say.
+    pub async fn mcp_servers(&self) -> Result<Option<BTreeSet<String>>> {
+        let Some(told) = table::mcp_servers(self.store.db()).await? else { return Ok(None) };
+        let unreadable = |source: serde_json::Error| Error::Internal {
+            what: "a worker's row holds what this version cannot read",
+            source: source.into(),
+        };
+        let mut names = BTreeSet::new();
+        for list in told {
+            names.extend(serde_json::from_str::<Vec<String>>(&list).map_err(unreadable)?);
+        }
+        Ok(Some(names))
     }
 
     /// Ask a worker to take no more jobs, and to end once the running ones have ended or were handed back;

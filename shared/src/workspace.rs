@@ -2,7 +2,12 @@
 //! laws, no I/O. Nobody ever opens a path of the list in the file system of a server: contents are found by
 //! their hashes, and only a worker lays the paths out, in a folder of the job's own.
 
-use std::{collections::BTreeMap, fmt, ops::Bound, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    ops::Bound,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +17,8 @@ use crate::time::Timestamp;
 pub const LONGEST_PATH: usize = 1024;
 /// The deepest path, in names.
 pub const DEEPEST_PATH: usize = 64;
+/// The most bytes of all paths and targets of links together.
+const LONGEST_LIST: usize = 4 * 1024 * 1024;
 /// The longest name, in bytes: what file systems take.
 const LONGEST_NAME: usize = 255;
 
@@ -207,7 +214,7 @@ impl Manifest {
         self.entries.values().map(Entry::bytes).fold(0, u64::saturating_add)
     }
 
-    /// Put `entry` at `path`, in the place of a file or a link that is there.
+    /// Put `entry` at `path`, in the place of what is there, unless that is a folder with something in it.
     pub fn put(&mut self, path: FilePath, entry: Entry, bounds: Bounds) -> Result<(), Refused> {
         let is_no_folder = |folder: &str| {
             let folder = FilePath(folder.to_owned());
@@ -216,33 +223,43 @@ impl Manifest {
         if self.is_folder(&path) || path.folders().any(is_no_folder) {
             return Err(Refused::Occupied);
         }
-        let freed = self.get(&path).map_or(0, Entry::bytes);
-        let bytes = self.bytes() - freed + entry.bytes();
-        let entries = self.len() + usize::from(!self.entries.contains_key(&path));
-        if bytes > bounds.bytes || entries > bounds.entries {
-            return Err(Refused::Full);
-        }
+        let mut changed = self.clone();
         let folders: Vec<FilePath> = path.folders().map(|folder| FilePath(folder.to_owned())).collect();
         for folder in folders {
-            self.entries.remove(&folder);
+            changed.entries.remove(&folder);
         }
-        self.entries.insert(path, entry);
+        changed.entries.insert(path, entry);
+        if !changed.is_within(bounds) {
+            return Err(Refused::Full);
+        }
+        *self = changed;
         Ok(())
     }
 
-    /// Take a file or a link away. False when none is there.
+    /// Take what is at `path` away. False when nothing is, or a folder with something in it.
     pub fn remove(&mut self, path: &FilePath) -> bool {
-        let is_there = self.get(path).is_some_and(|entry| *entry != Entry::Folder);
-        if is_there {
-            self.entries.remove(path);
-        }
-        is_there
+        self.entries.remove(path).is_some()
     }
 
     fn is_folder(&self, path: &FilePath) -> bool {
         let inside = format!("{path}/");
-        self.get(path) == Some(&Entry::Folder)
-            || self.entries.range(FilePath(inside.clone())..).next().is_some_and(|(path, _)| path.0.starts_with(&inside))
+        self.entries.range(FilePath(inside.clone())..).next().is_some_and(|(path, _)| path.0.starts_with(&inside))
+    }
+
+    /// Whether a content that `before` names is named no more.
+    pub fn has_dropped_a_content_of(&self, before: &Self) -> bool {
+        let named: HashSet<&ContentHash> = self.contents().collect();
+        before.contents().any(|content| !named.contains(content))
+    }
+
+    /// Whether it is within `bounds`, and its list no longer than one may be.
+    pub fn is_within(&self, bounds: Bounds) -> bool {
+        let words = |(path, entry): (&FilePath, &Entry)| match entry {
+            Entry::Link { target } => path.0.len() + target.len(),
+            Entry::File { .. } | Entry::Folder => path.0.len(),
+        };
+        let list: usize = self.entries.iter().map(words).sum();
+        self.bytes() <= bounds.bytes && self.len() <= bounds.entries && list <= LONGEST_LIST
     }
 
     /// The contents that its files have.
@@ -319,6 +336,39 @@ mod tests {
 
         assert_eq!(manifest.entries().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["a/b/c"]);
         assert_eq!(manifest.put(path("a/b"), file(1), BOUNDS), Err(Refused::Occupied));
+        assert!(!manifest.remove(&path("a/b")), "something is in it");
+    }
+
+    #[test]
+    fn an_empty_folder_is_replaced_and_taken_away_like_a_file() {
+        let mut manifest = Manifest::default();
+        for name in ["a", "b"] {
+            manifest.put(path(name), Entry::Folder, BOUNDS).expect("room");
+        }
+
+        assert_eq!(manifest.put(path("a"), file(1), BOUNDS), Ok(()));
+        assert!(manifest.remove(&path("b")));
+    }
+
+    #[test]
+    fn a_list_may_not_be_longer_than_whoever_reads_it_can_bear() {
+        let target = "x".repeat(4096);
+        let links = |count: usize| {
+            let link = |n: usize| (path(&n.to_string()), Entry::Link { target: target.clone() });
+            (0..count).map(link).collect::<Manifest>()
+        };
+        let bounds = Bounds { bytes: 0, entries: 10_000 };
+
+        assert!(links(1000).is_within(bounds));
+        assert!(!links(1100).is_within(bounds));
+    }
+
+    #[test]
+    fn a_content_is_dropped_with_the_last_file_that_has_it() {
+        let manifest = |names: &[&str]| names.iter().map(|name| (path(name), file(1))).collect::<Manifest>();
+
+        assert!(!manifest(&["a"]).has_dropped_a_content_of(&manifest(&["a", "b"])));
+        assert!(manifest(&[]).has_dropped_a_content_of(&manifest(&["a"])));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! hosts see. A list changes while no job of its conversation runs, or with the end of the job that ran; a
 //! content gets its name, or loses it, while the conversation is held.
 
+use std::time::{Duration, Instant};
+
 use crate::{
     Error, Result,
     contents::{Contents, Received},
@@ -46,7 +48,7 @@ impl Workspaces {
         self.change(user, session, async |manifest| {
             let replaces = manifest.get(&path).is_some();
             manifest.put(path, entry, bounds).map_err(Error::Workspace)?;
-            blocking(move || contents.keep(content).and_then(|()| contents.sync())).await?;
+            blocking(move || contents.keep(content).and_then(|()| contents.sync_names())).await?;
             Ok(Some(replaces))
         })
         .await
@@ -77,18 +79,31 @@ impl Workspaces {
         if jobs::runs_in(&transaction, session).await? {
             return Err(Error::SessionBusy);
         }
-        let mut manifest = table::get(&transaction, session).await?;
-        let Some(changed) = change(&mut manifest).await? else { return Ok(None) };
-        table::put(&transaction, session, &manifest).await?;
+        let before = table::get(&transaction, session).await?;
+        let mut after = before.clone();
+        let Some(changed) = change(&mut after).await? else { return Ok(None) };
+        table::put(&transaction, session, &after).await?;
         db::commit(transaction).await?;
-        sweep(&self.store, user, session).await;
+        if after.has_dropped_a_content_of(&before) {
+            sweep(&self.store, user, session).await;
+        }
         Ok(Some(changed))
     }
 }
 
-/// Remove the contents that a conversation's list does not name, unless something is happening to it.
+/// How long a sweep may go on. Well within the time that the database lets a transaction rest.
+const SWEEP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Remove the contents that a conversation's list does not name, unless something is happening to it. What it
+/// does not come to, the next one does.
 pub(crate) async fn sweep(store: &Store, user: UserId, session: SessionId) {
-    if let Err(error) = try_sweep(store, user, session).await {
+    // A task of its own: whoever waits for it may be dropped, and the conversation is held to the very end.
+    let swept = tokio::spawn({
+        let store = store.clone();
+        async move { try_sweep(&store, user, session).await }
+    });
+    let swept = swept.await.unwrap_or_else(|source| Err(Error::Internal { what: "a sweep panicked", source: source.into() }));
+    if let Err(error) = swept {
         tracing::warn!(session.id = %session, %error, cause = ?std::error::Error::source(&error), "Left contents of `{session}` that no file has");
     }
 }
@@ -99,9 +114,10 @@ async fn try_sweep(store: &Store, user: UserId, session: SessionId) -> Result<()
     if sessions::hold(&transaction, user, session).await?.is_none() || jobs::runs_in(&transaction, session).await? {
         return Ok(());
     }
+    let end = Instant::now() + SWEEP_LIMIT;
     let manifest = table::get(&transaction, session).await?;
     let contents = Contents::of(store.workspace_store(), session);
-    blocking(move || contents.sweep(&manifest)).await?;
+    blocking(move || contents.sweep(&manifest, end)).await?;
     db::commit(transaction).await
 }
 

@@ -40,6 +40,8 @@ def before_load_schema(context, raw_schema):
             fields[field]["enum"] = [*os.environ["MODELS"].split(","), None]
         # Which tools there are the installed CLI says, and which are on an admin, who tries those switches in the same run.
         fields["tools"]["maxItems"] = 0
+        # Of MCP servers there are none here.
+        fields["mcp_servers"]["maxItems"] = 0
     fields = schemas["CreateChat"]["properties"]
     # The form of an answer must itself be a JSON Schema, of an object.
     fields["output_schema"]["enum"] = [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "object"}, None]
@@ -77,12 +79,15 @@ def before_load_schema(context, raw_schema):
 def before_call(context, case, kwargs):
     """Send no idempotency key twice: with another body that is refused, as it must be. What is no key stays.
 
+    Leave NUL out of names, of which the contract cannot say how they look.
     And leave the own account as it is: in the place of its id in a path, another one is sent. And in the place of
     a text that looks like the path of a file to the contract alone, one that is.
     """
     key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = f"{key[:247]}{next(requests):08}"
+    if isinstance(case.body, dict) and isinstance(case.body.get("metadata"), dict):
+        case.body["metadata"] = {key.replace("\0", ""): value for key, value in case.body["metadata"].items()}
     for values in (case.path_parameters or {}, case.query or {}):
         for name in values.keys() & {"path", "cursor"}:
             if "/files" in case.path and isinstance(values[name], str) and looks_like_a_path(values[name]):

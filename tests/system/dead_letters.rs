@@ -110,7 +110,7 @@ fn new_job(user_id: UserId) -> NewJob {
 async fn given_up(system: &System, store: &Store) -> anyhow::Result<Job> {
     let jobs = Jobs::new(store);
     let id = jobs.submit(new_job(user(store).await?)).await?.job.id;
-    let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 1 };
+    let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 1, mcp_servers: Vec::new() };
     let membership = Membership::join(store, &worker).await?;
     let config = LeaseConfig { spool_dir: system.directory().to_owned(), longest_run: Duration::from_mins(1) };
     let mut leases = Leases::open(store, membership.id(), config).await?;

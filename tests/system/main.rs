@@ -10,6 +10,7 @@ mod crash;
 mod dead_letters;
 mod drain;
 mod many_sessions;
+mod mcp;
 mod metrics;
 mod options;
 mod outage;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use serde_json::{Value, json};
 use tests::{
     client::Client,
@@ -58,8 +58,9 @@ struct Turns {
     jobs: Vec<String>,
 }
 
-/// Begin so many conversations and send all their turns, without waiting for any.
+/// Begin so many conversations, a few at a time, and send all their turns without waiting for any.
 async fn begin(client: &Client, sessions: usize, turns: usize) -> anyhow::Result<Vec<Turns>> {
+    const AT_ONCE: usize = 4;
     let one = async |name: usize| {
         let session = client.session(json!({})).await?;
         let mut jobs = Vec::new();
@@ -68,7 +69,7 @@ async fn begin(client: &Client, sessions: usize, turns: usize) -> anyhow::Result
         }
         anyhow::Ok(Turns { name, session, jobs })
     };
-    try_join_all((0..sessions).map(one)).await
+    stream::iter((0..sessions).map(one)).buffered(AT_ONCE).try_collect().await
 }
 
 async fn each_hears_itself(client: &Client, sessions: &[Turns]) -> anyhow::Result<()> {

@@ -277,7 +277,10 @@ impl Secrets {
 
     /// A token or a key; what it ends with tells as much as all of it.
     fn note_token(&mut self, what: &'static str, token: &str) {
-        let secret = token.rsplit(['.', '_']).next().unwrap_or(token);
+        // Of a token the signature, in which a `_` may stand anywhere; of a key what follows its public part.
+        let end = if token.contains('.') { '.' } else { '_' };
+        let secret = token.rsplit(end).next().unwrap_or(token);
+        assert!(secret.len() >= 32, "{what}: too short to stand nowhere else by chance");
         self.note(what, secret);
     }
 

@@ -109,7 +109,7 @@ impl Desk {
     }
 
     async fn worker(&self) -> anyhow::Result<(Membership, Leases)> {
-        let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1 };
+        let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1, mcp_servers: Vec::new() };
         let membership = Membership::join(&self.store, &worker).await?;
         let config = LeaseConfig { spool_dir: self.system.directory().to_owned(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.store, membership.id(), config).await?;

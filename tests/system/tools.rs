@@ -164,7 +164,8 @@ async fn a_tool_that_a_job_does_not_have_cannot_run() -> anyhow::Result<()> {
 
 /// A worker of our own whose CLI announces `tools`.
 async fn announcing(store: &Store, version: &str, tools: &[&str]) -> anyhow::Result<Membership> {
-    let worker = Membership::join(store, &NewWorker { name: version.into(), host: "here".into(), slots: 1 }).await?;
+    let worker =
+        Membership::join(store, &NewWorker { name: version.into(), host: "here".into(), slots: 1, mcp_servers: Vec::new() }).await?;
     let announced = |name: &&str| AnnouncedTool { name: (*name).to_owned(), description: None, category: Category::Other };
     Tools::new(store).announce(worker.id(), version, &tools.iter().map(announced).collect::<Vec<_>>()).await?;
     Ok(worker)

@@ -92,7 +92,7 @@ async fn a_turn_that_fails_leaves_the_files_as_they_were() -> anyhow::Result<()>
         assert_eq!(started.data["name"], "Bash");
         api.client
             .cancel(
-                &api.client.get(&format!("/api/jobs?session_id={session}&status=running")).await?["data"][0]["id"].as_str().expect("an id"),
+                api.client.get(&format!("/api/jobs?session_id={session}&status=running")).await?["data"][0]["id"].as_str().expect("an id"),
             )
             .await?;
         stream.rest().await?.pop().expect("an end").kind

@@ -13,12 +13,13 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     claude::{
-        command::{self, Thread},
-        control,
+        command::{self, Permits, Thread},
+        control::{self, Question},
         failure::{Code, Failure, Retry},
         lines::LineError,
         process::{Entitlement, Exit, LINE_LIMIT, Process, SpawnError},
@@ -27,6 +28,7 @@ use crate::{
     },
     conversation::{self, Conversation},
     job_dir::JobDir,
+    mcp::Bridge,
     runner::retry_delay,
     tools,
     workshop::{self, Workshop},
@@ -72,16 +74,51 @@ pub struct Ending {
 pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
     let claimed = Instant::now();
     let Reins { stop, started, used } = reins;
-    let spec = &lease.job().spec;
-    let mut attempt = match Attempt::start(workshop, lease, used, claimed).await {
+    let config = &workshop.config;
+    let longest = lease.job().spec.timeout_secs.map_or(config.timeout, |secs| config.timeout.min(Duration::from_secs(secs.into())));
+    let mut cut = Cut { stop, fenced: lease.fenced().clone(), deadline: claimed + longest };
+    let begun = tokio::select! {
+        biased;
+        end = cut.falls() => Err(unbegun(end, lease)),
+        begun = Attempt::start(workshop, lease, used, claimed) => begun.map_err(Some),
+    };
+    let mut attempt = match begun {
         Ok(attempt) => attempt,
-        Err(outcome) => return Ending { outcome: Some(outcome), report: Report::default() },
+        Err(outcome) => return Ending { outcome, report: Report::default() },
     };
     started(attempt.process.entitlement());
 
-    let longest = spec.timeout_secs.map_or(workshop.config.timeout, |secs| workshop.config.timeout.min(Duration::from_secs(secs.into())));
-    let end = attempt.converse(claimed + longest, workshop.config.idle_timeout, stop).await;
-    attempt.finish(end).await
+    let end = attempt.converse(&mut cut, config.idle_timeout).await;
+    attempt.finish(end, &mut cut).await
+}
+
+/// What ends an attempt from outside, whatever it is at.
+struct Cut {
+    stop: watch::Receiver<Option<Stop>>,
+    fenced: CancellationToken,
+    deadline: Instant,
+}
+
+impl Cut {
+    /// Wait for it. Answers at once when it fell before.
+    async fn falls(&mut self) -> End {
+        tokio::select! {
+            biased;
+            stop = self.stop.wait_for(Option::is_some) => End::Stopped(stop.ok().and_then(|stop| *stop).unwrap_or(Stop::Kill)),
+            () = self.fenced.cancelled() => End::Stopped(Stop::Lost),
+            () = sleep_until(self.deadline) => End::Failed(Failure::new(Code::TimedOut)),
+        }
+    }
+}
+
+/// What becomes of a job whose attempt ended before there was a process.
+fn unbegun(end: End, lease: &Lease) -> Option<Outcome> {
+    match end {
+        End::Stopped(Stop::Lost) => None,
+        End::Stopped(Stop::Cancel) => Some(Outcome::Cancelled),
+        End::Failed(failure) => Some(outcome_of(&failure, lease)),
+        End::Stopped(Stop::Drain | Stop::Kill) | End::Idle | End::Closed => Some(Outcome::HandBack),
+    }
 }
 
 /// Why the conversation with the process is over.
@@ -99,7 +136,8 @@ enum End {
 /// A process at work, with all that has to outlive it.
 struct Attempt<'a> {
     lease: &'a Lease,
-    tools: Vec<String>,
+    permits: Permits,
+    mcp: Bridge,
     process: Process,
     parser: Parser,
     claimed: Instant,
@@ -124,14 +162,17 @@ impl<'a> Attempt<'a> {
             return Err(Outcome::Failed(Failure::new(Code::BudgetExceeded).error));
         }
         let session = lease.session().await.map_err(|error| conversation::unread(lease, &error))?;
-        let tools = tools::of_job(workshop, spec, session.as_ref()).await?;
+        let permits = Permits {
+            tools: tools::of_job(workshop, spec, session.as_ref()).await?,
+            mcp: tools::mcp_of_job(workshop, spec, session.as_ref())?,
+        };
         let internal = |error: std::io::Error| {
             tracing::error!(job.id = %lease.job().id, %error, "Could not prepare job `{}`", lease.job().id);
             Outcome::Failed(Failure::new(Code::InternalError).error)
         };
         let dir = workshop.jobs.attempt().map_err(internal)?;
         let conversation = match session {
-            Some(session) => Some(Conversation::open(lease, session, &dir, !tools.is_empty()).await?),
+            Some(session) => Some(Conversation::open(lease, session, &dir, !permits.tools.is_empty()).await?),
             None => None,
         };
         let thread = conversation.as_ref().map_or(Thread::OneShot, Conversation::thread);
@@ -141,13 +182,14 @@ impl<'a> Attempt<'a> {
         };
         let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
         let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), lease.job().traceparent.clone());
-        let command = command::build(spec, thread, &tools, lease.job().budget_left(), &surroundings);
+        let command = command::build(spec, thread, &permits, lease.job().budget_left(), &surroundings);
         let launch = workshop::launch(workshop, command, &dir);
         let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)
             .map_err(|error| outcome_of(&unstartable(lease, &error), lease))?;
         Ok(Self {
             lease,
-            tools,
+            mcp: workshop.mcp.bridge(&permits.mcp),
+            permits,
             process,
             parser: Parser::new(),
             claimed,
@@ -165,15 +207,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// Say what the user says and follow the answer, until it is whole or something forbids to go on.
-    async fn converse(&mut self, deadline: Instant, idle: Duration, mut stop: watch::Receiver<Option<Stop>>) -> End {
-        let lease = self.lease;
-        let outgrown = conversation::outgrown(self.dir.workspace(), lease.workspace_bounds());
-        let can_write = !self.tools.is_empty();
+    async fn converse(&mut self, cut: &mut Cut, idle: Duration) -> End {
+        let folders = [self.dir.workspace(), self.dir.config(), self.dir.home(), self.dir.tmp()];
+        let outgrown = conversation::outgrown(folders, self.lease.workspace_bounds());
+        let can_write = !self.permits.tools.is_empty();
         tokio::select! {
             biased;
-            stop = stop.wait_for(Option::is_some) => End::Stopped(stop.ok().and_then(|stop| *stop).unwrap_or(Stop::Kill)),
-            () = lease.fenced().cancelled() => End::Stopped(Stop::Lost),
-            () = sleep_until(deadline) => End::Failed(Failure::new(Code::TimedOut)),
+            end = cut.falls() => end,
             () = outgrown, if can_write => End::Failed(Failure::new(Code::WorkspaceTooLarge)),
             end = self.follow(idle) => end,
         }
@@ -184,13 +224,15 @@ impl<'a> Attempt<'a> {
         let _ = self.say().await;
         loop {
             // A tool may be silent for as long as it runs.
-            let line = if self.parser.open_tool_calls() > 0 {
-                self.process.next_line().await
-            } else {
-                match timeout(idle, self.process.next_line()).await {
-                    Ok(line) => line,
-                    Err(_) => return End::Failed(Failure::new(Code::IdleTimeout)),
+            let patience = if self.parser.open_tool_calls() > 0 { None } else { Some(idle) };
+            let line = tokio::select! {
+                line = self.process.next_line() => line,
+                answer = self.mcp.answer() => {
+                    // A process that does not read the answer is ended by its silence.
+                    let _ = self.process.write_line(answer.as_bytes(), WRITE_LIMIT).await;
+                    continue;
                 }
+                () = elapsed(patience) => return End::Failed(Failure::new(Code::IdleTimeout)),
             };
             match self.heed(line).await {
                 Ok(true) => {}
@@ -202,7 +244,8 @@ impl<'a> Attempt<'a> {
 
     async fn say(&mut self) -> Result<(), crate::claude::process::WriteError> {
         let spec = &self.lease.job().spec;
-        let hello = control::initialize("initialize", spec, &self.tools);
+        let servers: Vec<&str> = self.permits.mcp.iter().map(|grant| grant.server.as_str()).collect();
+        let hello = control::initialize("initialize", spec, &self.permits.tools, &servers);
         self.process.write_line(hello.as_bytes(), WRITE_LIMIT).await?;
         let message = control::user_message(self.message, &spec.message);
         self.process.write_line(message.as_bytes(), WRITE_LIMIT).await
@@ -242,6 +285,7 @@ impl<'a> Attempt<'a> {
                 }
             }
             Step::TurnEnded(turn) => self.add_result(*turn),
+            Step::Asked(Question { request_id, mcp: Some(message), .. }) => self.mcp.ask(request_id, message),
             Step::Asked(question) => {
                 // Nobody is there to be asked. A process that does not read the answer is ended by its silence.
                 let _ = self.process.write_line(question.refuse().as_bytes(), GRACE).await;
@@ -294,7 +338,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// End the process, as politely as the reason allows, and say what came of it all.
-    async fn finish(mut self, end: End) -> Ending {
+    async fn finish(mut self, end: End, cut: &mut Cut) -> Ending {
+        self.mcp.close().await;
         let exit = match &end {
             End::Idle => {
                 self.process.close_stdin();
@@ -312,7 +357,7 @@ impl<'a> Attempt<'a> {
             End::Idle | End::Closed => Some(self.concluded(exit)),
         };
         let outcome = match outcome {
-            Some(Outcome::Completed(result)) => Some(self.keep(result).await),
+            Some(Outcome::Completed(result)) => self.keep(result, cut).await,
             other => other,
         };
         self.tell_use();
@@ -324,14 +369,26 @@ impl<'a> Attempt<'a> {
     }
 
     /// Gather what the next turn goes on from. Without it, this one does not count.
-    async fn keep(&mut self, result: JobResult) -> Outcome {
-        let Some(conversation) = self.conversation.take() else { return Outcome::Completed(result) };
-        match conversation.keep(self.lease, &self.dir, self.message, self.cli_version.take()).await {
-            Ok(kept) => {
+    async fn keep(&mut self, result: JobResult, cut: &mut Cut) -> Option<Outcome> {
+        let Some(conversation) = self.conversation.take() else { return Some(Outcome::Completed(result)) };
+        let keeping = conversation.keep(self.lease, &self.dir, self.message, self.cli_version.take());
+        tokio::pin!(keeping);
+        let kept = tokio::select! {
+            kept = &mut keeping => Ok(kept),
+            end = cut.falls() => match end {
+                End::Stopped(Stop::Kill | Stop::Lost) => Err(end),
+                // The answer is there: what is left to do gets its chance.
+                end => timeout(GRACE, keeping).await.map_err(|_| end),
+            },
+        };
+        match kept {
+            Ok(Ok(kept)) => {
                 self.report.kept = Some(kept);
-                Outcome::Completed(result)
+                Some(Outcome::Completed(result))
             }
-            Err(failure) => self.failed(&failure),
+            Ok(Err(failure)) => Some(self.failed(&failure)),
+            Err(End::Stopped(Stop::Drain | Stop::Kill)) => Some(self.interrupted()),
+            Err(end) => unbegun(end, self.lease),
         }
     }
 
@@ -408,11 +465,20 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// Wait for so long, or for ever.
+async fn elapsed(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn outcome_of(failure: &Failure, lease: &Lease) -> Outcome {
+/// What becomes of a job whose attempt failed like that.
+pub(crate) fn outcome_of(failure: &Failure, lease: &Lease) -> Outcome {
     match failure.retry {
         Retry::No => Outcome::Failed(failure.error.clone()),
         Retry::Yes { after } => Outcome::Retry { error: failure.error.clone(), delay: retry_delay(lease.job().failures, after) },

@@ -36,6 +36,8 @@ pub struct Config {
     pub search_path: String,
     /// What a job may use that does not say.
     pub default_tools: Vec<String>,
+    /// Where the MCP servers are named that jobs may use.
+    pub mcp_servers_file: Option<PathBuf>,
     /// Whether tools may run where no sandbox works.
     pub unsandboxed_tools: bool,
     /// The model's API.
@@ -69,6 +71,7 @@ impl Config {
             claude_bin: env.text("CLAUDE_BIN").unwrap_or("claude").into(),
             search_path: env.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
             default_tools: tools(env)?,
+            mcp_servers_file: env.text("MCP_SERVERS_FILE").map(PathBuf::from),
             unsandboxed_tools: env.switch("UNSANDBOXED_TOOLS")?,
             upstream_url: env.text("ANTHROPIC_BASE_URL").unwrap_or("https://api.anthropic.com").to_owned(),
             credential: credential(env)?,

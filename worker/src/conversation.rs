@@ -1,7 +1,7 @@
 //! What a turn needs of its conversation, and what it leaves to the next. A turn that does not complete leaves
 //! nothing: the next one goes on from where this one began.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use shared::{
     job::JobError,
@@ -12,12 +12,14 @@ use shared::{
 use uuid::Uuid;
 
 use crate::{
+    chat::outcome_of,
     claude::{
         command::Thread,
         failure::{Code, Failure},
     },
     job_dir::JobDir,
     transcript::{self, TranscriptError},
+    tree::Tree,
     workspace::{self, LaidOut, WorkspaceError},
 };
 
@@ -38,13 +40,20 @@ impl Conversation {
         if let Some(transcript) = transcript {
             let (config, id) = (dir.config(), session.id);
             let restored = blocking(move || transcript::restore(&config, id, &transcript)).await;
-            restored.map_err(|error| failed(lease, &error, Code::SessionUnreadable))?;
+            restored.map_err(|error| {
+                // A disk may be better elsewhere, or later.
+                let code = if matches!(error, TranscriptError::Io(_)) { Code::SessionNotRestored } else { Code::SessionUnreadable };
+                failed(lease, &error, code)
+            })?;
         }
         let mut workspace = None;
         if uses_files && let Some((manifest, contents)) = lease.workspace().await.map_err(|error| unread(lease, &error))? {
             let folder = dir.workspace();
             let laid_out = blocking(move || workspace::lay_out(&folder, &manifest, contents)).await;
-            workspace = Some(laid_out.map_err(|error| failed(lease, &error, Code::SessionUnreadable))?);
+            workspace = Some(laid_out.map_err(|error| {
+                let code = if matches!(error, WorkspaceError::Io(_)) { Code::SessionNotRestored } else { Code::SessionUnreadable };
+                failed(lease, &error, code)
+            })?);
         }
         Ok(Self { session, has_begun, workspace })
     }
@@ -81,14 +90,18 @@ impl Conversation {
     }
 }
 
-/// Wait until what a job put into `folder` is more than it may hold.
-pub async fn outgrown(folder: PathBuf, bounds: Bounds) {
+/// Wait until what a job put into one of `folders` is larger than a workspace may be, or so much that its disk
+/// suffers. How many files a conversation keeps is counted when they are gathered.
+pub async fn outgrown(folders: [PathBuf; 4], bounds: Bounds) {
+    const MOST_ENTRIES: usize = 1_000_000;
     /// Long enough that a look costs nothing, short enough that no disk is filled.
-    const EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+    const EVERY: Duration = Duration::from_secs(2);
+    let bounds = Bounds { entries: MOST_ENTRIES, ..bounds };
     loop {
         tokio::time::sleep(EVERY).await;
-        let folder = folder.clone();
-        if tokio::task::spawn_blocking(move || workspace::is_too_large(&folder, bounds)).await.unwrap_or(false) {
+        let folders = folders.clone();
+        let is_beyond = move || folders.iter().any(|folder| Tree::open(folder).is_ok_and(|tree| tree.is_beyond(bounds)));
+        if tokio::task::spawn_blocking(is_beyond).await.unwrap_or(false) {
             return;
         }
     }
@@ -115,7 +128,7 @@ fn internal() -> JobError {
 }
 
 fn failed(lease: &Lease, error: &dyn std::error::Error, code: Code) -> Outcome {
-    Outcome::Failed(told(lease, error, code).error)
+    outcome_of(&told(lease, error, code), lease)
 }
 
 fn told(lease: &Lease, error: &dyn std::error::Error, code: Code) -> Failure {

@@ -9,6 +9,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use crate::tree::Tree;
+
 const LOCK: &str = "lock";
 
 /// One process's folder of jobs.
@@ -97,7 +99,7 @@ impl JobDir {
 
 impl Drop for JobDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = remove(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "Could not remove a job's folder");
         }
     }
@@ -111,10 +113,23 @@ fn sweep(parent: &Path) -> io::Result<()> {
         let Ok(lock) = File::open(path.join(LOCK)) else { continue };
         if lock.try_lock().is_ok() {
             tracing::info!(path = %path.display(), "Removing what a former worker left");
-            fs::remove_dir_all(&path)?;
+            if let Err(error) = remove(&path) {
+                tracing::warn!(%error, path = %path.display(), "Could not remove all of what a former worker left");
+            }
         }
     }
     Ok(())
+}
+
+/// Remove a folder with all that is in it, also what a job closed to its owner.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Tree::open(path)?.open_all()?;
+            fs::remove_dir_all(path)
+        }
+        removed => removed,
+    }
 }
 
 fn fresh() -> io::Result<u32> {

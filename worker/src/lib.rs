@@ -7,6 +7,7 @@ pub mod config;
 pub mod conversation;
 pub mod http;
 pub mod job_dir;
+pub mod mcp;
 pub mod metrics;
 pub mod runner;
 pub mod supervise;

@@ -13,6 +13,7 @@ use worker::{
     config::{Config, find_program},
     http::{self, Pages},
     job_dir::JobsRoot,
+    mcp::Servers,
     metrics::Metrics,
     runner::{self, Shutdown},
     supervise::{Supervise, Tether},
@@ -102,6 +103,10 @@ async fn work_with(config: Config, metrics: Metrics, shutdown: &Shutdown) -> any
 
 async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Result<Workshop> {
     let jobs = JobsRoot::create(&config.jobs_dir).with_context(|| format!("could not use `JOBS_DIR` ({})", config.jobs_dir.display()))?;
+    let mcp = match &config.mcp_servers_file {
+        Some(path) => Servers::load(path).context("could not use `MCP_SERVERS_FILE`")?,
+        None => Servers::default(),
+    };
     let upstream = Upstream::new(&config.upstream_url, &config.credential)?;
     let bwrap = find_program("bwrap".as_ref(), &config.search_path);
     let sandbox = match Sandbox::probe(&bwrap, &jobs.path().join("sandbox"), Launch::SUPERVISOR.as_ref()).await {
@@ -115,7 +120,7 @@ async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Re
             None
         }
     };
-    Ok(Workshop { config, jobs, upstream, sandbox, tools: Tools::new(store), metrics })
+    Ok(Workshop { config, jobs, upstream, sandbox, tools: Tools::new(store), mcp, metrics })
 }
 
 /// The first SIGTERM or SIGINT asks to drain, the second to end now.

@@ -50,7 +50,7 @@ pub struct Shutdown {
 pub async fn run(store: &Store, workshop: Workshop, shutdown: &Shutdown) -> shared::Result<()> {
     let workshop = Arc::new(workshop);
     let slots = workshop.config.slots;
-    let newcomer = NewWorker { name: workshop.config.name.clone(), host: host(), slots };
+    let newcomer = NewWorker { name: workshop.config.name.clone(), host: host(), slots, mcp_servers: workshop.mcp.names() };
     let mut pause = Duration::from_millis(250);
     while !shutdown.drain.is_cancelled() {
         match Shift::begin(store, &workshop, &newcomer).await {

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use shared::{job::ChatSpec, lease::Outcome, session::Session};
+use shared::{job::ChatSpec, lease::Outcome, session::Session, tool::allowed_of_mcp_server};
 
 use crate::{
     claude::failure::{Code, Failure},
+    mcp::Grant,
     workshop::Workshop,
 };
 
@@ -27,6 +28,27 @@ pub async fn of_job(workshop: &Workshop, spec: &ChatSpec, session: Option<&Sessi
         if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
     })?;
     allowed(spec, wanted, of_session, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
+}
+
+/// What this job may use of MCP servers: of those it names, or else of those its conversation has, as far as its
+/// conversation and the key it came with allow.
+pub fn mcp_of_job(workshop: &Workshop, spec: &ChatSpec, session: Option<&Session>) -> Result<Vec<Grant>, Outcome> {
+    let of_session = session.and_then(|session| session.mcp_servers.as_ref());
+    let wanted = spec.mcp_servers.as_ref().or(of_session).map(Vec::as_slice).unwrap_or_default();
+    let is_named = spec.mcp_servers.is_some();
+    let mut grants = Vec::new();
+    for server in wanted {
+        let is_of_session = of_session.is_none_or(|servers| servers.contains(server));
+        let allowed = allowed_of_mcp_server(spec.allowed_tools.as_deref(), server).filter(|_| is_of_session);
+        match allowed {
+            Some(tools) if workshop.mcp.includes(server) => grants.push(Grant { server: server.clone(), tools }),
+            // Of what it was only offered, a job has what there is.
+            Some(_) | None if !is_named => {}
+            Some(_) => return Err(Outcome::Failed(Failure::of_unknown_server(server).error)),
+            None => return Err(Outcome::Failed(Failure::of_tool(server).error)),
+        }
+    }
+    Ok(grants)
 }
 
 /// Those of `wanted` that the job may use: of what it names, all or none of it runs.

@@ -4,12 +4,14 @@
 //! what is restored here is whole, or it is refused.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use shared::{
     id::SessionId,
     transcript::{LARGEST, Transcript},
@@ -66,6 +68,7 @@ pub fn pack(config: &Path, session: SessionId, message: Uuid, cli_version: Optio
     archive.get_mut().include_checksum(true)?;
     let mut bytes = 0;
     let mut has_lines = false;
+    let mut names = HashSet::new();
     // The CLI looks a conversation up by its name in all of these folders, and may put what is beside it into another.
     for folder in projects.folders()? {
         let Some(folder) = projects.folder(&folder)? else { continue };
@@ -84,6 +87,10 @@ pub fn pack(config: &Path, session: SessionId, message: Uuid, cli_version: Optio
         let Some(beside) = folder.folder(&name)? else { continue };
         for (path, found) in beside.walk(Bounds { bytes: LARGEST - bytes.min(LARGEST), entries: MOST_FILES })? {
             if let Found::File(metadata) = found {
+                // In two folders; neither is more right than the other.
+                if !names.insert(path.clone()) {
+                    return Err(TranscriptError::Broken("a file beside it is there twice"));
+                }
                 bytes += metadata.len();
                 let file = beside.read(path.as_str().as_ref(), &metadata)?;
                 append(&mut archive, &format!("{BESIDE}{path}"), metadata.len(), file)?;
@@ -156,19 +163,15 @@ const ARCHIVE_EXTRA: u64 = 64 * 1024 * 1024;
 /// Whether these are JSON objects, one a line, and one of them is the message that was asked. Leaves the
 /// file at its beginning.
 fn check(file: &mut File, asked: Option<Uuid>) -> Result<(), TranscriptError> {
+    /// Both as they are written: a job may have put anything there, and of any size.
     #[derive(Deserialize)]
-    struct Line {
-        #[serde(default, rename = "type")]
-        kind: Option<String>,
-        #[serde(default)]
-        uuid: Option<IgnoredOrUuid>,
+    struct Line<'a> {
+        #[serde(borrow, default, rename = "type")]
+        kind: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        uuid: Option<&'a RawValue>,
     }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum IgnoredOrUuid {
-        Uuid(Uuid),
-        Other(IgnoredAny),
-    }
+    let asked = asked.map(|message| format!("\"{message}\""));
     let mut reader = BufReader::with_capacity(64 * 1024, &mut *file);
     let mut line = Vec::new();
     let (mut has_any, mut has_asked) = (false, asked.is_none());
@@ -180,11 +183,10 @@ fn check(file: &mut File, asked: Option<Uuid>) -> Result<(), TranscriptError> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let parsed: Line = serde_json::from_slice(&line).map_err(|_| TranscriptError::Broken("a line is not JSON"))?;
+        let parsed: Line<'_> = serde_json::from_slice(&line).map_err(|_| TranscriptError::Broken("a line is not JSON"))?;
         has_any = true;
-        if let (Some(asked), Some("user"), Some(IgnoredOrUuid::Uuid(uuid))) = (asked, parsed.kind.as_deref(), parsed.uuid) {
-            has_asked |= uuid == asked;
-        }
+        let is_asked = parsed.uuid.is_some() && parsed.uuid.map(RawValue::get) == asked.as_deref();
+        has_asked |= is_asked && parsed.kind.map(RawValue::get) == Some(r#""user""#);
     }
     file.seek(SeekFrom::Start(0))?;
     match (has_any, has_asked) {
@@ -297,6 +299,17 @@ mod tests {
             assert!(matches!(config.pack(), Err(TranscriptError::Missing | TranscriptError::Broken(_))), "{what}");
         }
         assert!(matches!(Config::empty().pack(), Err(TranscriptError::Missing)));
+    }
+
+    #[test]
+    fn a_line_may_hold_anything_of_any_kind_where_an_id_should_be() {
+        let config = Config::after_a_turn();
+        let lines = fs::read_to_string(config.lines()).expect("a file");
+        let odd = format!("{{\"type\":[1],\"uuid\":[{}0]}}\n{{\"uuid\":null}}\n", "0,".repeat(100_000));
+
+        fs::write(config.lines(), lines + &odd).expect("written");
+
+        assert!(config.pack().is_ok());
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Tree {
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
             let before = (found.len(), folders.len());
-            for name in self.names(&folder)? {
+            for entry in self.open_up(&folder)? {
+                let Ok(name) = entry?.file_name().into_string() else { continue };
                 let path = folder.join(&name);
                 let metadata = self.0.symlink_metadata(&path)?;
                 let kind = metadata.file_type();
@@ -136,18 +137,54 @@ impl Tree {
         Ok(found)
     }
 
-    fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
+    /// Whether it holds more than `bounds`, under whatever names and however deep, as far as its owner may look.
+    /// Changes nothing: the job may be at work.
+    pub fn is_beyond(&self, bounds: Bounds) -> bool {
+        let (mut bytes, mut entries) = (0_u64, 0_usize);
+        let mut folders = vec![PathBuf::from(".")];
+        while let Some(folder) = folders.pop() {
+            // What is gone, or closed, by now is looked at the next time, or when it is gathered.
+            let Ok(listed) = self.0.read_dir(&folder) else { continue };
+            for entry in listed.flatten() {
+                let path = folder.join(entry.file_name());
+                let Ok(metadata) = self.0.symlink_metadata(&path) else { continue };
+                if metadata.is_dir() {
+                    folders.push(path);
+                } else if metadata.is_file() {
+                    bytes = bytes.saturating_add(metadata.len().max(metadata.blocks() * 512));
+                }
+                entries += 1;
+                if bytes > bounds.bytes || entries > bounds.entries {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Let its owner look into all its folders, and empty them.
+    pub fn open_all(&self) -> io::Result<()> {
+        let mut folders = vec![PathBuf::from(".")];
+        while let Some(folder) = folders.pop() {
+            self.0.set_permissions(&folder, Permissions::from_mode(0o700))?;
+            for entry in self.0.read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(folder.join(entry.file_name()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is right in `folder`, which a job may have closed even to its owner.
+    fn open_up(&self, folder: &Path) -> io::Result<cap_std::fs::ReadDir> {
         let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let mode = self.0.metadata(here)?.mode();
-        if mode & 0o700 != 0o700 && here == folder {
-            // A job may have closed it even to its owner.
-            self.0.set_permissions(here, Permissions::from_mode(0o700))?;
+        if mode & 0o500 != 0o500 {
+            self.0.set_permissions(here, Permissions::from_mode(mode | 0o500))?;
         }
-        let mut names = Vec::new();
-        for entry in self.0.read_dir(here)? {
-            names.extend(entry?.file_name().into_string().ok());
-        }
-        Ok(names)
+        self.0.read_dir(here)
     }
 }
 
@@ -162,6 +199,7 @@ mod tests {
         fs,
         io::Read as _,
         os::unix::{
+            ffi::OsStrExt as _,
             fs::{PermissionsExt as _, symlink},
             net::UnixListener,
         },
@@ -221,6 +259,30 @@ mod tests {
         let mut text = String::new();
         file.read_to_string(&mut text).expect("read");
         assert_eq!(text, "hello");
+        fs::remove_dir_all(&folder).expect("cleaned");
+    }
+
+    #[test]
+    fn nothing_is_overlooked_for_its_name_or_its_depth() {
+        let beyond = |folder: &Path| Tree::open(folder).expect("a folder").is_beyond(BOUNDS);
+        let folder = folder();
+        let odd = std::ffi::OsStr::from_bytes(b"\xff");
+        let grow = |path: &Path, bytes: u64| File::create(path).and_then(|file| file.set_len(bytes)).expect("a file");
+        grow(&folder.join(odd), 1000);
+        assert!(!beyond(&folder));
+
+        grow(&folder.join(odd), 1001);
+        assert!(beyond(&folder));
+        fs::remove_file(folder.join(odd)).expect("removed");
+        let deep = folder.join("d/".repeat(7));
+        fs::create_dir_all(&deep).expect("folders");
+        grow(&deep.join("f"), 1001);
+        assert!(beyond(&folder));
+
+        grow(&deep.join("f"), 1);
+        assert!(!beyond(&folder), "seven folders and a file");
+        fs::write(folder.join("one more"), "").expect("a file");
+        assert!(beyond(&folder));
         fs::remove_dir_all(&folder).expect("cleaned");
     }
 

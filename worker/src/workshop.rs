@@ -14,6 +14,7 @@ use crate::{
     },
     config::Config,
     job_dir::{JobDir, JobsRoot},
+    mcp::Servers,
     metrics::Metrics,
 };
 
@@ -34,6 +35,8 @@ pub struct Workshop {
     pub sandbox: Option<Sandbox>,
     /// Which tools jobs may use.
     pub tools: Tools,
+    /// The MCP servers that jobs may name.
+    pub mcp: Servers,
     /// What this worker measures.
     pub metrics: Metrics,
 }

@@ -101,7 +101,6 @@ impl LaidOut {
         let tree = Tree::open(folder)?;
         let mut entries = Vec::new();
         let mut is_anew = false;
-        let mut bytes = 0;
         for (path, found) in tree.walk(bounds)? {
             let entry = match found {
                 Found::Folder => Entry::Folder,
@@ -118,17 +117,17 @@ impl LaidOut {
                     }
                 }
             };
-            bytes += entry.bytes();
             entries.push((path, entry));
         }
+        let manifest: Manifest = entries.into_iter().collect();
         // What grew while it was read counts as it was read.
-        if bytes > bounds.bytes {
+        if !manifest.is_within(bounds) {
             return Err(WorkspaceError::TooLarge);
         }
         if is_anew {
             self.contents.sync()?;
         }
-        Ok(entries.into_iter().collect())
+        Ok(manifest)
     }
 
     fn store(&self, mut file: File, metadata: &cap_std::fs::Metadata, bounds: Bounds) -> Result<Entry, WorkspaceError> {
@@ -149,16 +148,17 @@ impl LaidOut {
             sha256: received.sha256.clone(),
             bytes: received.bytes,
             executable: metadata.mode() & 0o100 != 0,
-            modified_at: Timestamp::from_unix_ms(metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000)),
+            modified_at: modified_at(metadata),
         };
         self.contents.keep(received)?;
         Ok(entry)
     }
 }
 
-/// Whether what is in `folder` is more than a workspace may hold. Blocks.
-pub fn is_too_large(folder: &Path, bounds: Bounds) -> bool {
-    let walked = Tree::open(folder).map_err(TreeError::Io).and_then(|tree| tree.walk(bounds));
-    // What vanishes while a job runs is no sign of anything.
-    matches!(walked, Err(TreeError::TooLarge(_)))
+/// When a file was written, as far as a time of ours can say it: a job may have set any.
+fn modified_at(metadata: &cap_std::fs::Metadata) -> Timestamp {
+    /// The last moment of the year 9999.
+    const LAST_MS: i64 = 253_402_300_799_999;
+    let ms = metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000);
+    Timestamp::from_unix_ms(ms.clamp(0, LAST_MS))
 }

@@ -107,6 +107,7 @@ impl ChatApi {
             None => None,
         };
         tools::check(&app, &auth, session.as_ref(), body.tools.as_deref().unwrap_or_default()).await?;
+        tools::check_mcp_servers(&app, &auth, session.as_ref(), body.mcp_servers.as_deref().unwrap_or_default()).await?;
         let session_id = body.session_id;
         let streams = body.stream || events::asks_for_events(headers);
         let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));

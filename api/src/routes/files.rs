@@ -144,9 +144,12 @@ impl FilesApi {
         let opened = tokio::task::spawn_blocking(move || contents.open(&hash)).await.map_err(ApiError::internal)?;
         let file = match opened {
             Ok(file) => tokio::fs::File::from_std(file),
-            // The list changed since it was read, and the content went with it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ApiError::not_found()),
-            Err(error) => return Err(ApiError::internal(error)),
+            Err(error) => {
+                // Unless the list changed since it was read, and the content went with it, something is wrong.
+                let now = app.workspaces.list(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
+                let is_gone = now.get(&path) != manifest.get(&path);
+                return Err(if is_gone { ApiError::not_found() } else { ApiError::internal(error) });
+            }
         };
         let body = Binary(Body::from_async_read(file));
         Ok(GetFileResponse::Found(body, disposition(&path), POLICY.to_owned(), format!("\"{}\"", sha256.as_str()), *bytes))
@@ -169,7 +172,11 @@ impl FilesApi {
         upload: Upload,
     ) -> Result<PutFileResponse, ApiError> {
         let path = parsed(&path.0)?;
-        // Before the body is read: somebody else's conversation takes none.
+        // Before the body is read: somebody else's conversation takes none, nor does one that takes nothing.
+        let session = app.sessions.find(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
+        if session.archived {
+            return Err(shared::Error::SessionArchived.into());
+        }
         let manifest = app.workspaces.list(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
         let executable = matches!(manifest.get(&path), Some(Entry::File { executable: true, .. }));
         let received = upload.receive(app.workspaces.contents(id.0.0), app.config.max_file_bytes).await?;
@@ -268,6 +275,11 @@ pub fn join_path(request: &mut Request) {
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
+}
+
+/// Whether this is the path of a file.
+pub fn is_file(path: &str) -> bool {
+    split(path).is_some()
 }
 
 /// `/api/sessions/{id}/files/` and what comes after it.

@@ -23,13 +23,13 @@ use crate::{
     app::App,
     auth::{Authenticated, Chat, Read},
     body::{Check, Checked, Faults, present},
-    contract::{Metadata, ToolName, Wire},
+    contract::{Bounded, McpServerName, Metadata, ToolName, Wire},
     error::{ApiError, FieldError},
     openapi::Tag,
     page::{Limit, Page},
     routes::{
         chat::{
-            body::{check_metadata, check_model, check_tools},
+            body::{check_mcp_servers, check_metadata, check_model, check_tools},
             check_models,
         },
         jobs::Usage,
@@ -38,6 +38,8 @@ use crate::{
 };
 
 const MAX_TITLE_CHARS: usize = 200;
+/// A list shows a hundred of them.
+const MAX_PROMPT_CHARS: usize = 100_000;
 
 /// The operations on conversations.
 pub struct SessionsApi;
@@ -53,11 +55,14 @@ struct CreateSession {
     #[oai(nullable, validator(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$"))]
     model: Option<String>,
     /// The system prompt. It stays.
-    #[oai(nullable, validator(pattern = r"^[^\x00]*$"))]
+    #[oai(nullable, validator(max_length = 100_000, pattern = r"^[^\x00]*$"))]
     system_prompt: Option<String>,
     /// The tools its jobs may use, and use when they name none. No bound if absent, none if empty.
     #[oai(nullable, validator(max_items = 64))]
     tools: Option<Vec<Wire<ToolName>>>,
+    /// The MCP servers its jobs may use, and use when they name none. No bound if absent, none if empty.
+    #[oai(nullable, validator(max_items = 16))]
+    mcp_servers: Option<Vec<Wire<McpServerName>>>,
     /// Your own words about it: at most 16 pairs. Its jobs get them too.
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Wire<Metadata>>,
@@ -79,6 +84,10 @@ struct UpdateSession {
     #[serde(default)]
     #[oai(nullable, validator(max_items = 64))]
     tools: MaybeUndefined<Vec<Wire<ToolName>>>,
+    /// The MCP servers its jobs may use, and use when they name none; null for no bound.
+    #[serde(default)]
+    #[oai(nullable, validator(max_items = 16))]
+    mcp_servers: MaybeUndefined<Vec<Wire<McpServerName>>>,
     /// Your own words about it, in the place of those before.
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Wire<Metadata>>,
@@ -104,6 +113,9 @@ struct Session {
     /// The tools its jobs may use; null: no bound.
     #[oai(nullable)]
     tools: Option<Vec<String>>,
+    /// The MCP servers its jobs may use; null: no bound.
+    #[oai(nullable)]
+    mcp_servers: Option<Vec<String>>,
     /// Its owner's own words about it.
     metadata: BTreeMap<String, String>,
     /// Whether it takes no more jobs and no files.
@@ -207,6 +219,7 @@ impl SessionsApi {
         let new = body.0.into_new();
         check_models(&app.config.models, [("/model", new.model.as_deref())])?;
         tools::check(&app, &auth, None, new.tools.as_deref().unwrap_or_default()).await?;
+        tools::check_mcp_servers(&app, &auth, None, new.mcp_servers.as_deref().unwrap_or_default()).await?;
         let made = app.sessions.create(auth.user_id(), &new).await?;
         let location = format!("/api/sessions/{}", made.id);
         Ok(CreateSessionResponse::Created(Json((made, SessionFigures::default()).into()), location))
@@ -257,6 +270,8 @@ impl SessionsApi {
         let change = body.0.into_change();
         check_models(&app.config.models, [("/model", change.model.as_ref().and_then(Option::as_deref))])?;
         tools::check(&app, &auth, None, change.tools.as_ref().and_then(Option::as_deref).unwrap_or_default()).await?;
+        let servers = change.mcp_servers.as_ref().and_then(Option::as_deref);
+        tools::check_mcp_servers(&app, &auth, None, servers.unwrap_or_default()).await?;
         app.sessions.update(auth.user_id(), id.0.0, change).await?.ok_or_else(ApiError::not_found)?;
         let found = app.sessions.look(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
         Ok(Json(found.into()))
@@ -288,7 +303,7 @@ impl SessionsApi {
         /// The conversation.
         id: Path<Wire<SessionId>>,
         /// The most turns to answer; 20 if absent.
-        limit: Query<Limit>,
+        limit: Query<Option<Wire<Bounded<1, 20>>>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<Wire<JobId>>>,
     ) -> Result<Json<MessageList>, ApiError> {
@@ -311,7 +326,7 @@ impl CreateSession {
             model: self.model,
             system_prompt: self.system_prompt,
             tools: self.tools.map(names),
-            mcp_servers: None,
+            mcp_servers: self.mcp_servers.map(server_names),
             metadata: self.metadata.map(|Wire(Metadata(metadata))| metadata).unwrap_or_default(),
         }
     }
@@ -320,15 +335,20 @@ impl CreateSession {
 impl UpdateSession {
     fn into_change(self) -> SessionChange {
         let tools: Option<Option<Vec<Wire<ToolName>>>> = self.tools.into();
+        let servers: Option<Option<Vec<Wire<McpServerName>>>> = self.mcp_servers.into();
         SessionChange {
             title: self.title.into(),
             model: self.model.into(),
             tools: tools.map(|tools| tools.map(names)),
-            mcp_servers: None,
+            mcp_servers: servers.map(|servers| servers.map(server_names)),
             metadata: self.metadata.map(|Wire(Metadata(metadata))| metadata),
             archived: self.archived,
         }
     }
+}
+
+fn server_names(servers: Vec<Wire<McpServerName>>) -> Vec<String> {
+    servers.into_iter().map(|Wire(McpServerName(name))| name).collect()
 }
 
 fn check_title(faults: &mut Faults, title: Option<&str>) {
@@ -340,8 +360,11 @@ impl Check for CreateSession {
     fn check(&self) -> Vec<FieldError> {
         let mut faults = Faults::default();
         check_title(&mut faults, self.title.as_deref());
+        let is_short = self.system_prompt.as_deref().is_none_or(|prompt| prompt.chars().nth(MAX_PROMPT_CHARS).is_none());
+        faults.unless(is_short, "/system_prompt", format!("must be at most {MAX_PROMPT_CHARS} characters"));
         check_model(&mut faults, "/model", self.model.as_deref());
         check_tools(&mut faults, self.tools.iter().flatten().map(|Wire(ToolName(name))| name.as_str()));
+        check_mcp_servers(&mut faults, self.mcp_servers.iter().flatten().map(|Wire(McpServerName(name))| name.as_str()));
         if let Some(Wire(Metadata(metadata))) = &self.metadata {
             check_metadata(&mut faults, metadata);
         }
@@ -355,6 +378,8 @@ impl Check for UpdateSession {
         check_title(&mut faults, self.title.value().map(String::as_str));
         check_model(&mut faults, "/model", self.model.value().map(String::as_str));
         check_tools(&mut faults, self.tools.value().into_iter().flatten().map(|Wire(ToolName(name))| name.as_str()));
+        let servers = self.mcp_servers.value().into_iter().flatten();
+        check_mcp_servers(&mut faults, servers.map(|Wire(McpServerName(name))| name.as_str()));
         if let Some(Wire(Metadata(metadata))) = &self.metadata {
             check_metadata(&mut faults, metadata);
         }
@@ -370,6 +395,7 @@ impl From<(session::Session, SessionFigures)> for Session {
             model: session.model,
             system_prompt: session.system_prompt,
             tools: session.tools,
+            mcp_servers: session.mcp_servers,
             metadata: session.metadata,
             archived: session.archived,
             jobs: figures.jobs,

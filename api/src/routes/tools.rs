@@ -6,7 +6,7 @@ use poem_openapi::{Object, OpenApi, payload::Json};
 use shared::{
     principal::Principal,
     session::Session,
-    tool::{self, Category},
+    tool::{self, Category, allowed_of_mcp_server},
 };
 
 use crate::{
@@ -43,6 +43,22 @@ pub struct ToolList {
     data: Vec<Tool>,
 }
 
+/// An MCP server that an operator lets jobs use.
+#[derive(Debug, Object)]
+pub struct McpServer {
+    /// Its name, as `mcp_servers` of a job takes it. Its tools are `mcp__<name>__<tool>`.
+    name: String,
+    /// Whether your jobs may use it, or some of its tools.
+    allowed: bool,
+}
+
+/// All MCP servers, by name.
+#[derive(Debug, Object)]
+pub struct McpServerList {
+    /// The servers. None before any worker has told what it knows.
+    data: Vec<McpServer>,
+}
+
 #[OpenApi(prefix_path = "/api", tag = "Tag::Tools")]
 impl ToolsApi {
     /// List the tools.
@@ -54,6 +70,40 @@ impl ToolsApi {
         let tools = app.tools.list().await?;
         Ok(Json(ToolList { data: tools.into_iter().map(|tool| Tool::shown(tool, allowed)).collect() }))
     }
+
+    /// List the MCP servers.
+    ///
+    /// They are those that an operator named on the workers, and whether your jobs may use them.
+    #[oai(path = "/mcp-servers", method = "get", operation_id = "list_mcp_servers")]
+    async fn list_mcp_servers(&self, auth: Authenticated<Read>, app: Data<&App>) -> Result<Json<McpServerList>, ApiError> {
+        let known = app.workers.mcp_servers().await?.unwrap_or_default();
+        let allowed = allowed_by_key(&auth);
+        let server = |name: String| McpServer { allowed: allowed_of_mcp_server(allowed, &name).is_some(), name };
+        Ok(Json(McpServerList { data: known.into_iter().map(server).collect() }))
+    }
+}
+
+/// Refuse a job, of a conversation perhaps, that names an MCP server it may not use.
+pub async fn check_mcp_servers(app: &App, principal: &Principal, session: Option<&Session>, named: &[String]) -> Result<(), ApiError> {
+    if named.is_empty() {
+        return Ok(());
+    }
+    let known = app.workers.mcp_servers().await?;
+    let of_session = session.and_then(|session| session.mcp_servers.as_deref());
+    let fault = |name: &String| {
+        if known.as_ref().is_some_and(|known| !known.contains(name)) {
+            Some("is not an MCP server that this service has: see `GET /api/mcp-servers`")
+        } else if allowed_of_mcp_server(allowed_by_key(principal), name).is_none() {
+            Some("is not among the MCP servers that this key allows")
+        } else if !includes(of_session, name) {
+            Some("is not among the MCP servers of the session")
+        } else {
+            None
+        }
+    };
+    let faults = named.iter().enumerate().filter_map(|(index, name)| Some((index, fault(name)?)));
+    let faults: Vec<_> = faults.map(|(index, detail)| FieldError::new(format!("/mcp_servers/{index}"), detail)).collect();
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(faults)) }
 }
 
 impl Tool {

@@ -326,11 +326,11 @@ pub async fn runs_in(db: &impl ConnectionTrait, session: SessionId) -> Result<bo
     Ok(found.is_some_and(|count| count.n > 0))
 }
 
-/// The jobs of a conversation that have not ended, oldest first.
+/// The jobs of a conversation that have not ended, newest first: ended in this order, none lets another begin.
 pub async fn unended_in(db: &Db, session: SessionId, limit: u32) -> Result<Vec<Job>> {
     jobs(
         db.pool(),
-        "SELECT * FROM jobs WHERE session_id = $1 AND state IN ('queued', 'running') ORDER BY session_seq LIMIT $2",
+        "SELECT * FROM jobs WHERE session_id = $1 AND state IN ('queued', 'running') ORDER BY session_seq DESC LIMIT $2",
         [session.uuid().into(), i64::from(limit).into()],
     )
     .await
@@ -341,7 +341,7 @@ pub async fn turns(db: &Db, session: SessionId, before: Option<JobId>, limit: u3
     let mut values = vec![Value::from(session.uuid()), i64::from(limit).into()];
     let before = before.map_or("", |id| {
         values.push(id.uuid().into());
-        "AND session_seq < (SELECT session_seq FROM jobs WHERE id = $3)"
+        "AND session_seq < (SELECT session_seq FROM jobs WHERE id = $3 AND session_id = $1)"
     });
     let sql = format!("SELECT * FROM jobs WHERE session_id = $1 AND state = 'completed' {before} ORDER BY session_seq DESC LIMIT $2");
     jobs(db.pool(), &sql, values).await

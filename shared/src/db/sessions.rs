@@ -120,6 +120,8 @@ pub async fn update(db: &impl ConnectionTrait, changed: &Session) -> Result<Opti
 pub async fn take_place(db: &impl ConnectionTrait, user: UserId, id: SessionId) -> Result<(Session, i64)> {
     #[derive(FromQueryResult)]
     struct Place {
+        #[sea_orm(nested)]
+        session: Row,
         next_seq: i64,
     }
     #[derive(FromQueryResult)]
@@ -128,10 +130,9 @@ pub async fn take_place(db: &impl ConnectionTrait, user: UserId, id: SessionId) 
     }
     let of_user = || [Value::from(id.uuid()), user.uuid().into()];
     let sql = "UPDATE sessions SET next_seq = next_seq + 1 WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL AND NOT archived
-               RETURNING next_seq";
-    if let Some(Place { next_seq }) = row::<Place>(db, sql, of_user()).await? {
-        let session = find(db, user, id).await?.ok_or(Error::NoSuchSession)?;
-        return Ok((session, next_seq - 1));
+               RETURNING *";
+    if let Some(Place { session, next_seq }) = row::<Place>(db, sql, of_user()).await? {
+        return Ok((session.try_into()?, next_seq - 1));
     }
     let sql = "SELECT deleted_at FROM sessions WHERE id = $1 AND user_id = $2";
     Err(match row::<Grave>(db, sql, of_user()).await? {
@@ -229,6 +230,25 @@ pub async fn mark_deleted(db: &impl ConnectionTrait, user: UserId, id: SessionId
     let sql = "UPDATE sessions SET deleted_at = {now}, updated_at = {now}, title = NULL, system_prompt = NULL, metadata = '{}'
                WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL";
     Ok(execute(db, sql, [id.uuid().into(), user.uuid().into()]).await? == 1)
+}
+
+/// The same for all conversations of `user`.
+pub async fn mark_all_deleted(db: &impl ConnectionTrait, user: UserId) -> Result<()> {
+    let sql = "UPDATE sessions SET deleted_at = {now}, updated_at = {now}, title = NULL, system_prompt = NULL, metadata = '{}'
+               WHERE user_id = $1 AND deleted_at IS NULL";
+    execute(db, sql, [user.uuid().into()]).await?;
+    Ok(())
+}
+
+/// Of these conversations, those that were deleted and hold nothing any more.
+pub async fn purged(db: &Db, ids: &[SessionId]) -> Result<Vec<SessionId>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
+    let sql = format!("SELECT id, user_id FROM sessions WHERE purged_at IS NOT NULL AND id IN ({})", places.join(", "));
+    let gone: Vec<Gone> = rows(db.pool(), &sql, ids.iter().map(|id| id.uuid().into())).await?;
+    Ok(gone.into_iter().map(|row| SessionId::from_uuid(row.id)).collect())
 }
 
 #[derive(FromQueryResult)]

@@ -218,8 +218,6 @@ pub async fn mark_deleted(db: &impl ConnectionTrait, id: UserId) -> Result<()> {
         [id.uuid().into(), grave.into()],
     )
     .await?;
-    let sql = "UPDATE sessions SET deleted_at = {now}, updated_at = {now} WHERE user_id = $1 AND deleted_at IS NULL";
-    execute(db, sql, [id.uuid().into()]).await?;
     Ok(())
 }
 

@@ -19,17 +19,38 @@ pub struct NewRow<'a> {
     pub host: &'a str,
     pub version: &'a str,
     pub slots: u32,
+    pub mcp_servers: &'a [String],
 }
 
 pub async fn insert(db: &Db, worker: NewRow<'_>) -> Result<()> {
     let slots = i32::try_from(worker.slots).unwrap_or(i32::MAX);
     execute(
         db.pool(),
-        "INSERT INTO workers (id, name, host, version, slots, started_at, last_beat_at) VALUES ($1, $2, $3, $4, $5, {now}, {now})",
-        [worker.id.uuid().into(), worker.name.into(), worker.host.into(), worker.version.into(), slots.into()],
+        "INSERT INTO workers (id, name, host, version, slots, mcp_servers, started_at, last_beat_at)
+         VALUES ($1, $2, $3, $4, $5, $6, {now}, {now})",
+        [
+            worker.id.uuid().into(),
+            worker.name.into(),
+            worker.host.into(),
+            worker.version.into(),
+            slots.into(),
+            serde_json::to_string(worker.mcp_servers).expect("names are text").into(),
+        ],
     )
     .await?;
     Ok(())
+}
+
+/// The MCP servers that living workers know, as each says it. `None` where no worker lives.
+pub async fn mcp_servers(db: &Db) -> Result<Option<Vec<String>>> {
+    #[derive(FromQueryResult)]
+    struct Known {
+        mcp_servers: Option<String>,
+    }
+    let sql = "SELECT DISTINCT mcp_servers FROM workers WHERE NOT dead";
+    let known: Vec<Known> = rows(db.pool(), sql, []).await?;
+    let is_any = !known.is_empty();
+    Ok(is_any.then(|| known.into_iter().filter_map(|row| row.mcp_servers).collect()))
 }
 
 /// Say that a worker lives; answers whether somebody asked it to drain. `None` when it was declared dead.

@@ -21,7 +21,7 @@ use tokio::{
 use uuid::Uuid;
 use worker::{
     claude::{
-        command::{self, CommandLine, Surroundings, Thread},
+        command::{self, CommandLine, Permits, Surroundings, Thread},
         control,
         lines::Lines,
         process::{LINE_LIMIT, Launch, Process},
@@ -73,7 +73,7 @@ impl Direct {
         let spec = ChatSpec::text(format!("say:{answer}"));
         let relay = command::Relay::Url(self.api.clone());
         let CommandLine { args, env } =
-            command::build(&spec, Thread::OneShot, &[], None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
+            command::build(&spec, Thread::OneShot, &Permits::default(), None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
         let mut command = Command::new(&self.program);
         command.args(args).env_clear().envs(env).current_dir(dir.workspace());
 
@@ -97,7 +97,7 @@ impl Direct {
     fn confined(&self, sandbox: &Sandbox, spec: &ChatSpec, dir: &JobDir) -> Launch {
         let relay = command::Relay::UnixSocket(Path::new(sandbox::SOCKETS).join("api.sock"));
         let inside = surroundings(sandbox::HOME.into(), sandbox::CONFIG.into(), "/tmp".into(), relay);
-        let CommandLine { args, env } = command::build(spec, Thread::OneShot, &[], None, &inside);
+        let CommandLine { args, env } = command::build(spec, Thread::OneShot, &Permits::default(), None, &inside);
         let mounts = Mounts { workspace: dir.workspace(), config: dir.config(), home: dir.home(), sockets: dir.sockets() };
         Launch {
             program: self.program.clone(),
@@ -128,7 +128,7 @@ fn surroundings(home: PathBuf, config_dir: PathBuf, tmp_dir: PathBuf, relay: com
 /// Ask for `answer` and follow it to the end of the CLI; the time of the first piece since `started`.
 async fn converse(mut cli: Cli, spec: &ChatSpec, answer: &str, started: Instant) -> anyhow::Result<Duration> {
     let conversation = async {
-        cli.write_line(&control::initialize("initialize", spec, &[])).await?;
+        cli.write_line(&control::initialize("initialize", spec, &[], &[])).await?;
         cli.write_line(&control::user_message(Uuid::new_v4(), &spec.message)).await?;
         let (mut first, mut said, mut results) = (None, String::new(), Vec::new());
         while let Some(line) = cli.next_line().await? {

@@ -7,6 +7,8 @@ use std::{path::PathBuf, time::Duration};
 use shared::job::{ChatSpec, Effort, NanoUsd, Thinking};
 use uuid::Uuid;
 
+use crate::mcp::Grant;
+
 /// What `exec` needs besides the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
@@ -60,9 +62,22 @@ pub enum Thread {
     Resumed(Uuid),
 }
 
-/// The command line of a job that may use `tools` and cost `budget`.
-pub fn build(spec: &ChatSpec, thread: Thread, tools: &[String], budget: Option<NanoUsd>, surroundings: &Surroundings) -> CommandLine {
-    CommandLine { args: arguments(spec, thread, tools, budget), env: environment(surroundings) }
+/// What a job may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permits {
+    /// The CLI's own tools.
+    pub tools: Vec<String>,
+    /// MCP servers, or some of their tools.
+    pub mcp: Vec<Grant>,
+}
+
+/// The command line of a job that may use what `permits` say and cost `budget`.
+pub fn build(spec: &ChatSpec, thread: Thread, permits: &Permits, budget: Option<NanoUsd>, surroundings: &Surroundings) -> CommandLine {
+    let mut env = environment(surroundings);
+    if !permits.mcp.is_empty() {
+        env.extend(MCP_ENV.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    CommandLine { args: arguments(spec, thread, permits, budget), env }
 }
 
 /// The command line of a process that is asked what it offers: as a job's that says nothing about tools, or
@@ -74,15 +89,20 @@ pub fn question(named: Option<&[String]>, surroundings: &Surroundings) -> Comman
 }
 
 /// The arguments. Values are joined to their flags: none can be read as a flag of its own.
-fn arguments(spec: &ChatSpec, thread: Thread, tools: &[String], budget: Option<NanoUsd>) -> Vec<String> {
+fn arguments(spec: &ChatSpec, thread: Thread, permits: &Permits, budget: Option<NanoUsd>) -> Vec<String> {
     let mut args = base(thread);
+    let Permits { tools, mcp } = permits;
+    let rules: Vec<String> = tools.iter().cloned().chain(mcp.iter().flat_map(Grant::rules)).collect();
     if tools.is_empty() {
         args.extend(["--bare", "--tools="].map(str::to_owned));
     } else {
-        let tools = tools.join(",");
-        args.push(format!("--tools={tools}"));
-        args.push(format!("--allowedTools={tools}"));
+        args.push(format!("--tools={}", tools.join(",")));
+    }
+    if !rules.is_empty() {
+        args.push(format!("--allowedTools={}", rules.join(",")));
         args.push("--permission-mode=dontAsk".to_owned());
+    }
+    if !tools.is_empty() {
         args.push("--forward-subagent-text".to_owned());
     }
     let options = [
@@ -161,6 +181,10 @@ const FIXED_ENV: [(&str, &str); 10] = [
     ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1"),
 ];
 
+/// What a job with MCP servers is started with besides: all their tools are shown to the model, and a server
+/// that is silent holds a job up no longer than the worker lets it.
+const MCP_ENV: [(&str, &str); 3] = [("ENABLE_TOOL_SEARCH", "0"), ("MCP_TIMEOUT", "15000"), ("MCP_TOOL_TIMEOUT", "3600000")];
+
 /// A path that the worker made itself, of plain names.
 fn text(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
@@ -185,13 +209,17 @@ mod tests {
         }
     }
 
+    fn permits(tools: &[&str]) -> Permits {
+        Permits { tools: tools.iter().map(|tool| (*tool).to_owned()).collect(), mcp: Vec::new() }
+    }
+
     fn socket() -> Surroundings {
         surroundings(Relay::UnixSocket("/sock/api.sock".into()))
     }
 
     #[test]
     fn a_chat_only_job_has_no_tools_and_reads_no_settings() {
-        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &[], None, &socket());
+        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &Permits::default(), None, &socket());
 
         assert_eq!(
             line.args.join(" "),
@@ -203,7 +231,8 @@ mod tests {
     #[test]
     fn a_turn_names_its_conversation_and_whether_that_has_begun() {
         let id = Uuid::from_u128(7);
-        let of = |thread| build(&ChatSpec::text("hi"), thread, &[], None, &socket()).args[BASE.len()..BASE.len() + 2].join(" ");
+        let of =
+            |thread| build(&ChatSpec::text("hi"), thread, &Permits::default(), None, &socket()).args[BASE.len()..BASE.len() + 2].join(" ");
 
         let id_text = "00000000-0000-0000-0000-000000000007";
         assert_eq!(of(Thread::New(id)), format!("--session-id={id_text} --system-prompt-snapshot=off"));
@@ -212,13 +241,32 @@ mod tests {
 
     #[test]
     fn an_agent_job_may_use_its_tools_and_is_never_asked() {
-        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &["Bash".into(), "Read".into()], None, &socket());
+        let line = build(&ChatSpec::text("hi"), Thread::OneShot, &permits(&["Bash", "Read"]), None, &socket());
 
         assert!(
             line.args.join(" ").ends_with("--tools=Bash,Read --allowedTools=Bash,Read --permission-mode=dontAsk --forward-subagent-text")
         );
         assert!(line.args.contains(&"--setting-sources=".to_owned()));
         assert!(!line.args.contains(&"--bare".to_owned()));
+    }
+
+    #[test]
+    fn of_mcp_servers_a_job_may_use_what_it_was_granted_and_sees_it_at_once() {
+        let grant = |server: &str, tools: Option<&[&str]>| Grant {
+            server: server.into(),
+            tools: tools.map(|tools| tools.iter().map(|tool| (*tool).to_owned()).collect()),
+        };
+        let mcp = vec![grant("docs", None), grant("wiki", Some(&["search"]))];
+        let of = |tools: &[&str]| {
+            let line = build(&ChatSpec::text("hi"), Thread::OneShot, &Permits { mcp: mcp.clone(), ..permits(tools) }, None, &socket());
+            (line.args[BASE.len() + 1..].join(" "), line.env)
+        };
+
+        let (chat, env) = of(&[]);
+        assert_eq!(chat, "--bare --tools= --allowedTools=mcp__docs,mcp__wiki__search --permission-mode=dontAsk");
+        assert!(env.contains(&("ENABLE_TOOL_SEARCH".into(), "0".into())));
+        let (agent, _) = of(&["Read"]);
+        assert_eq!(agent, "--tools=Read --allowedTools=Read,mcp__docs,mcp__wiki__search --permission-mode=dontAsk --forward-subagent-text");
     }
 
     #[test]
@@ -242,7 +290,7 @@ mod tests {
             ..ChatSpec::text("hi")
         };
 
-        let line = build(&spec, Thread::OneShot, &[], Some(NanoUsd(100)), &socket());
+        let line = build(&spec, Thread::OneShot, &Permits::default(), Some(NanoUsd(100)), &socket());
 
         assert_eq!(
             line.args[BASE.len() + 3..],
@@ -267,8 +315,8 @@ mod tests {
             ..ChatSpec::text("")
         };
 
-        for tools in [vec![], vec!["Bash".to_owned()]] {
-            let line = format!("{:?}", build(&spec, Thread::OneShot, &tools, None, &socket()));
+        for permits in [Permits::default(), permits(&["Bash"])] {
+            let line = format!("{:?}", build(&spec, Thread::OneShot, &permits, None, &socket()));
             assert!(!line.contains("secret"), "{line}");
         }
     }

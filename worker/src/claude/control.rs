@@ -32,6 +32,17 @@ pub struct Question {
     pub request_id: String,
     /// What it is about: `can_use_tool`, `hook_callback`, ….
     pub subtype: String,
+    /// What is to be carried to an MCP server.
+    pub mcp: Option<McpMessage>,
+}
+
+/// A JSON-RPC message for an MCP server.
+#[derive(Debug, PartialEq)]
+pub struct McpMessage {
+    /// The server's name.
+    pub server: String,
+    /// The message.
+    pub message: Value,
 }
 
 impl Answer {
@@ -71,9 +82,12 @@ impl Question {
         #[derive(Deserialize)]
         struct Request {
             subtype: String,
+            server_name: Option<String>,
+            message: Option<Value>,
         }
         let Line { request_id, request } = serde_json::from_str(line).ok()?;
-        Some(Self { request_id, subtype: request.subtype })
+        let mcp = request.server_name.zip(request.message).map(|(server, message)| McpMessage { server, message });
+        Some(Self { request_id, mcp: mcp.filter(|_| request.subtype == "mcp_message"), subtype: request.subtype })
     }
 
     /// The answer: no. What a job may do is settled before it starts.
@@ -88,11 +102,12 @@ impl Question {
     }
 }
 
-/// The first line of a process: the system prompt of the conversation, and the form of its answer. Its answer says that the CLI is up.
+/// The first line of a process: the system prompt of the conversation, the form of its answer, and the MCP servers
+/// whose messages we carry. Its answer says that the CLI is up.
 ///
 /// Without tools and without a prompt of the client's the system prompt is empty: the CLI's own default
 /// would tell the model the directory and the date of this machine.
-pub fn initialize(request_id: &str, spec: &ChatSpec, tools: &[String]) -> String {
+pub fn initialize(request_id: &str, spec: &ChatSpec, tools: &[String], mcp_servers: &[&str]) -> String {
     let mut asked = json!({"subtype": "initialize"});
     match &spec.system_prompt {
         Some(prompt) => asked["systemPrompt"] = json!([prompt]),
@@ -105,7 +120,16 @@ pub fn initialize(request_id: &str, spec: &ChatSpec, tools: &[String]) -> String
     if let Some(schema) = &spec.output_schema {
         asked["jsonSchema"] = schema.as_json().clone();
     }
+    if !mcp_servers.is_empty() {
+        asked["sdkMcpServers"] = json!(mcp_servers);
+    }
     request(request_id, &asked)
+}
+
+/// What an MCP server answers to the message of a request.
+pub fn mcp_answer(request_id: &str, answer: &Value) -> String {
+    let response = json!({"mcp_response": answer});
+    line(&json!({"type": "control_response", "response": {"subtype": "success", "request_id": request_id, "response": response}}))
 }
 
 /// What the user says. The CLI takes it as it is: no slash command, no file behind an `@`.
@@ -171,7 +195,7 @@ mod tests {
             ChatSpec { system_prompt: Some("be\nbrief".into()), append_system_prompt: Some("and kind".into()), ..ChatSpec::text("hi") };
 
         assert_eq!(
-            read(&initialize("i", &spec, &[])),
+            read(&initialize("i", &spec, &[], &[])),
             json!({"type": "control_request", "request_id": "i",
                    "request": {"subtype": "initialize", "systemPrompt": ["be\nbrief"], "appendSystemPrompt": "and kind"}})
         );
@@ -181,8 +205,8 @@ mod tests {
     fn without_tools_the_default_prompt_with_our_directory_is_never_used() {
         let append = ChatSpec { append_system_prompt: Some("and kind".into()), ..ChatSpec::text("hi") };
 
-        assert_eq!(read(&initialize("i", &ChatSpec::text("hi"), &[]))["request"]["systemPrompt"], json!([""]));
-        assert_eq!(read(&initialize("i", &append, &[]))["request"]["systemPrompt"], json!([""]));
+        assert_eq!(read(&initialize("i", &ChatSpec::text("hi"), &[], &[]))["request"]["systemPrompt"], json!([""]));
+        assert_eq!(read(&initialize("i", &append, &[], &[]))["request"]["systemPrompt"], json!([""]));
     }
 
     #[test]
@@ -190,8 +214,8 @@ mod tests {
         let tools = ["Bash".to_owned()];
         let replaced = ChatSpec { system_prompt: Some("x".into()), ..ChatSpec::text("hi") };
 
-        assert_eq!(read(&initialize("i", &ChatSpec::text("hi"), &tools))["request"], json!({"subtype": "initialize"}));
-        assert_eq!(read(&initialize("i", &replaced, &tools))["request"]["systemPrompt"], json!(["x"]));
+        assert_eq!(read(&initialize("i", &ChatSpec::text("hi"), &tools, &[]))["request"], json!({"subtype": "initialize"}));
+        assert_eq!(read(&initialize("i", &replaced, &tools, &[]))["request"]["systemPrompt"], json!(["x"]));
     }
 
     #[test]
@@ -227,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_question_is_answered_with_no() {
-        let refuse = |subtype: &str| read(&Question { request_id: "q".into(), subtype: subtype.into() }.refuse());
+        let refuse = |subtype: &str| read(&Question { request_id: "q".into(), subtype: subtype.into(), mcp: None }.refuse());
 
         assert_eq!(
             refuse("can_use_tool"),
@@ -235,6 +259,21 @@ mod tests {
                    "response": {"behavior": "deny", "message": "not allowed in this job", "interrupt": false}}})
         );
         assert_eq!(refuse("hook_callback")["response"]["subtype"], "error");
+    }
+
+    #[test]
+    fn a_message_for_a_server_is_read_and_answered() {
+        let asked =
+            r#"{"type":"control_request","request_id":"r","request":{"subtype":"mcp_message","server_name":"docs","message":{"id":1}}}"#;
+        let message = McpMessage { server: "docs".into(), message: json!({"id": 1}) };
+
+        assert_eq!(Question::parse(asked), Some(Question { request_id: "r".into(), subtype: "mcp_message".into(), mcp: Some(message) }));
+        assert_eq!(
+            read(&mcp_answer("r", &json!({"id": 1}))),
+            json!({"type": "control_response",
+                   "response": {"subtype": "success", "request_id": "r", "response": {"mcp_response": {"id": 1}}}})
+        );
+        assert_eq!(read(&initialize("i", &ChatSpec::text("hi"), &[], &["docs"]))["request"]["sdkMcpServers"], json!(["docs"]));
     }
 
     #[test]

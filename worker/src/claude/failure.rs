@@ -58,14 +58,16 @@ pub enum Code {
     CliCrashed,
     CliNoOutput,
     SessionNotSaved,
+    SessionNotRestored,
     SessionTooLarge,
     SessionUnreadable,
     WorkspaceTooLarge,
+    McpServerUnknown,
 }
 
 impl Code {
     /// Every word.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::UpstreamRateLimited,
         Self::UpstreamOverloaded,
         Self::UpstreamUnavailable,
@@ -91,9 +93,11 @@ impl Code {
         Self::CliCrashed,
         Self::CliNoOutput,
         Self::SessionNotSaved,
+        Self::SessionNotRestored,
         Self::SessionTooLarge,
         Self::SessionUnreadable,
         Self::WorkspaceTooLarge,
+        Self::McpServerUnknown,
     ];
 
     /// The word on the wire.
@@ -124,9 +128,11 @@ impl Code {
             Self::CliCrashed => "cli_crashed",
             Self::CliNoOutput => "cli_no_output",
             Self::SessionNotSaved => "session_not_saved",
+            Self::SessionNotRestored => "session_not_restored",
             Self::SessionTooLarge => "session_too_large",
             Self::SessionUnreadable => "session_unreadable",
             Self::WorkspaceTooLarge => "workspace_too_large",
+            Self::McpServerUnknown => "mcp_server_unknown",
         }
     }
 
@@ -139,7 +145,8 @@ impl Code {
             | Self::Interrupted
             | Self::CliCrashed
             | Self::CliNoOutput
-            | Self::SessionNotSaved => true,
+            | Self::SessionNotSaved
+            | Self::SessionNotRestored => true,
             Self::UpstreamAuth
             | Self::ModelNotFound
             | Self::InvalidRequest
@@ -160,7 +167,8 @@ impl Code {
             | Self::CliRejectedOptions
             | Self::SessionTooLarge
             | Self::SessionUnreadable
-            | Self::WorkspaceTooLarge => false,
+            | Self::WorkspaceTooLarge
+            | Self::McpServerUnknown => false,
         }
     }
 
@@ -191,9 +199,11 @@ impl Code {
             Self::CliCrashed => "the CLI ended before it had an answer",
             Self::CliNoOutput => "the CLI gave no answer",
             Self::SessionNotSaved => "the conversation could not be kept, so the turn does not count",
+            Self::SessionNotRestored => "what the conversation goes on from could not be laid out",
             Self::SessionTooLarge => "the conversation is longer than one may be: begin another",
             Self::SessionUnreadable => "what the conversation goes on from cannot be read",
             Self::WorkspaceTooLarge => "the workspace holds more than it may",
+            Self::McpServerUnknown => "the job names an MCP server that its worker does not know",
         }
     }
 
@@ -222,9 +232,11 @@ impl Code {
             | Self::CliCrashed
             | Self::CliNoOutput
             | Self::SessionNotSaved
+            | Self::SessionNotRestored
             | Self::SessionTooLarge
             | Self::SessionUnreadable
-            | Self::WorkspaceTooLarge => false,
+            | Self::WorkspaceTooLarge
+            | Self::McpServerUnknown => false,
         }
     }
 }
@@ -239,6 +251,12 @@ impl Failure {
     pub fn of_tool(tool: &str) -> Self {
         let code = Code::ToolNotAllowed;
         Self::told(code, format!("{}: `{tool}`", code.sentence()))
+    }
+
+    /// The job names the MCP server `name`, which is not there.
+    pub fn of_unknown_server(name: &str) -> Self {
+        let code = Code::McpServerUnknown;
+        Self::told(code, format!("{}: `{name}`", code.sentence()))
     }
 
     /// Why a turn failed. `None` of one that did not.

@@ -16,17 +16,19 @@ use shared::{
     image::{self, ImageSource},
     job::{ChatSpec, ContentBlock, Effort, Message, Priority, RetryAfterOutput, Thinking, may_be_offered},
     output_schema::OutputSchema,
+    tool::is_mcp_server_name,
 };
 
 use crate::{
     body::{Check, Faults},
-    contract::{MAX_KEY_CHARS, MAX_PAIRS, MAX_VALUE_CHARS, Metadata, Schema, TEXT_PATTERN},
+    contract::{MAX_KEY_CHARS, MAX_PAIRS, MAX_VALUE_CHARS, McpServerName, Metadata, Schema, TEXT_PATTERN},
     error::FieldError,
 };
 
 const MODEL_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$";
 const TOOL_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_]{0,63}$";
 const MAX_TOOLS: usize = 64;
+const MAX_MCP_SERVERS: usize = 16;
 const MAX_TURNS: u32 = 1000;
 const MAX_BUDGET_USD: f64 = 1000.0;
 const MAX_SECS: u32 = 86_400;
@@ -45,6 +47,7 @@ pub struct CreateChat {
     system_prompt: Option<String>,
     append_system_prompt: Option<String>,
     pub(super) tools: Option<Vec<String>>,
+    pub(super) mcp_servers: Option<Vec<String>>,
     max_turns: Option<u32>,
     max_budget_usd: Option<f64>,
     #[serde(default, deserialize_with = "output_schema")]
@@ -72,6 +75,7 @@ impl CreateChat {
             system_prompt: self.system_prompt,
             append_system_prompt: self.append_system_prompt,
             tools: self.tools,
+            mcp_servers: self.mcp_servers,
             allowed_tools,
             max_turns: self.max_turns,
             max_budget_usd: self.max_budget_usd,
@@ -101,6 +105,7 @@ impl Check for CreateChat {
         check_model(&mut faults, "/model", self.model.as_deref());
         check_model(&mut faults, "/fallback_model", self.fallback_model.as_deref());
         check_tools(&mut faults, self.tools.iter().flatten().map(String::as_str));
+        check_mcp_servers(&mut faults, self.mcp_servers.iter().flatten().map(String::as_str));
         for (pointer, number, max) in [
             ("/max_turns", self.max_turns, MAX_TURNS),
             ("/timeout_secs", self.timeout_secs, MAX_SECS),
@@ -128,6 +133,15 @@ pub fn check_tools<'a>(faults: &mut Faults, tools: impl Iterator<Item = &'a str>
     for (index, tool) in tools.enumerate().take(MAX_TOOLS) {
         let detail = "must be a tool that jobs may use: 1 to 64 letters, digits or `_`, beginning with a letter";
         faults.unless(may_be_offered(tool), format!("/tools/{index}"), detail);
+    }
+}
+
+/// MCP servers must be few, and look like some.
+pub fn check_mcp_servers<'a>(faults: &mut Faults, servers: impl Iterator<Item = &'a str> + Clone) {
+    faults.unless(servers.clone().count() <= MAX_MCP_SERVERS, "/mcp_servers", format!("must be at most {MAX_MCP_SERVERS} names"));
+    for (index, server) in servers.enumerate().take(MAX_MCP_SERVERS) {
+        let detail = "must be at most 32 of a-z, 0-9 and single `_` between them, a letter first";
+        faults.unless(is_mcp_server_name(server), format!("/mcp_servers/{index}"), detail);
     }
 }
 
@@ -283,6 +297,8 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
     };
     let or = |default: &str, schema: MetaSchema| MetaSchema { default: Some(json!(default)), ..schema };
     let tools = MetaSchema { max_items: Some(MAX_TOOLS), items: Some(Box::new(inline(pattern(TOOL_PATTERN)))), ..MetaSchema::new("array") };
+    let servers =
+        MetaSchema { max_items: Some(MAX_MCP_SERVERS), items: Some(Box::new(inline(McpServerName::schema()))), ..MetaSchema::new("array") };
     let budget =
         MetaSchema { minimum: Some(0.0), exclusive_minimum: Some(true), maximum: Some(MAX_BUDGET_USD), ..MetaSchema::new("number") };
 
@@ -294,6 +310,7 @@ fn properties() -> Vec<(&'static str, MetaSchemaRef)> {
         ("system_prompt", "Replaces the system prompt.", or_null(string())),
         ("append_system_prompt", "Is put after the system prompt.", or_null(string())),
         ("tools", "The tools the model may use; the server's default if absent, none if empty.", or_null(tools)),
+        ("mcp_servers", "The MCP servers the model may use, by the names of `GET /api/mcp-servers`; none if absent.", or_null(servers)),
         ("max_turns", "The most model calls of this job.", or_null(integer(MAX_TURNS))),
         (
             "max_budget_usd",
@@ -434,6 +451,8 @@ mod tests {
             ("tools", json!(vec!["Read"; 65]), "/tools"),
             ("tools", json!(["Read", "Bash(rm *)"]), "/tools/1"),
             ("tools", json!("Read"), "/tools"),
+            ("mcp_servers", json!(["docs", "a__b"]), "/mcp_servers/1"),
+            ("mcp_servers", json!(vec!["docs"; 17]), "/mcp_servers"),
             ("max_turns", json!(0), "/max_turns"),
             ("max_turns", json!(1001), "/max_turns"),
             ("max_turns", json!(1.5), "/max_turns"),
@@ -472,6 +491,7 @@ mod tests {
             ("session_id", json!("sess_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")),
             ("tools", json!(vec!["mcp_x"; 64])),
             ("tools", json!([])),
+            ("mcp_servers", json!(["docs", "my_docs2"])),
             ("max_turns", json!(1000)),
             ("max_budget_usd", json!(0.01)),
             ("max_budget_usd", json!(1000)),
