@@ -13,7 +13,7 @@ mod usage;
 pub use api_error::ApiError;
 pub use cli_fault::{CliFault, TranscriptFault};
 pub use event::{ModelEvent, events};
-pub use filling::filling;
+pub use filling::{filling, filling_from};
 pub use reply::{Block, Reply, StopReason, ToolResult};
 pub use said::{is_from_the_cli, said_in};
 pub use script::{Pace, Script, Settings, Step, ToolCall};

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::model::{TranscriptFault, filling};
+use crate::model::{TranscriptFault, filling_from};
 
 /// A file everybody may read and no session owns.
 const FOREIGN_FILE: &str = "/etc/passwd";
@@ -51,7 +51,8 @@ fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
     while missing > 0 {
         // The last one takes the rest, so none is left for which there is no line.
         let length = if missing < 2 * LINE_BYTES { missing } else { LINE_BYTES };
-        let text = filling(usize::try_from(length.saturating_sub(frame)).map_err(io::Error::other)?);
+        // No line repeats what another has: together they would compress to nothing.
+        let text = filling_from(missing, usize::try_from(length.saturating_sub(frame)).map_err(io::Error::other)?);
         file.write_all(line(&text).as_bytes())?;
         missing -= length;
     }
@@ -60,6 +61,8 @@ fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
 
     use super::*;
@@ -91,6 +94,17 @@ mod tests {
             assert!(grown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
         }
         assert_eq!(after(TranscriptFault::Grow(10)).1.expect("a file"), LINES.as_bytes());
+    }
+
+    #[test]
+    fn a_file_grows_by_what_does_not_repeat_itself() {
+        let grown = String::from_utf8(after(TranscriptFault::Grow(1_000_000)).1.expect("a file")).expect("a text");
+
+        let lines = grown.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let texts: Vec<String> = lines.filter_map(|line| line["message"]["content"].as_str().map(str::to_owned)).collect();
+        let parts: Vec<&[u8]> = texts.iter().flat_map(|text| text.as_bytes().chunks_exact(16)).collect();
+        assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), parts.len());
+        assert!(texts.len() > 10);
     }
 
     #[test]

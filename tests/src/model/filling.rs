@@ -5,8 +5,13 @@ use std::fmt::Write as _;
 
 /// `bytes` bytes of it.
 pub fn filling(bytes: usize) -> String {
+    filling_from(0, bytes)
+}
+
+/// `bytes` bytes that are not in the filling before number `first`, where each number has sixteen of them.
+pub fn filling_from(first: u64, bytes: usize) -> String {
     let mut text = String::with_capacity(bytes.next_multiple_of(16));
-    for number in 0..u64::try_from(bytes.div_ceil(16)).unwrap_or(u64::MAX) {
+    for number in (first..).take(bytes.div_ceil(16)) {
         write!(text, "{:016x}", mix(number)).expect("memory takes every write");
     }
     text.truncate(bytes);
@@ -33,6 +38,11 @@ mod tests {
             assert_eq!(filling(bytes).len(), bytes);
         }
         assert!(filling(1000).starts_with(&filling(100)));
+    }
+
+    #[test]
+    fn a_filling_goes_on_from_any_number() {
+        assert_eq!(filling(64)[32..], filling_from(2, 32));
     }
 
     #[test]
