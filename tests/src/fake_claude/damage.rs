@@ -1,15 +1,18 @@
 //! What can become of a transcript between two turns: a full disk, a careless copy, somebody's ill will.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write as _},
     os::unix::fs::symlink,
     path::Path,
 };
 
 use serde_json::json;
+use shared::time::Timestamp;
+use uuid::Uuid;
 
-use crate::model::{TranscriptFault, filling_from};
+use super::VERSION;
+use crate::model::{TranscriptFault, filling_from, prose};
 
 /// A file everybody may read and no session owns.
 const FOREIGN_FILE: &str = "/etc/passwd";
@@ -27,6 +30,7 @@ pub(super) fn inflict(fault: TranscriptFault, path: &Path, session: &str) -> io:
             fs::remove_file(path)?;
             symlink(FOREIGN_FILE, path)
         }
+        TranscriptFault::Talk(bytes) => talk(path, u64::try_from(bytes).unwrap_or(u64::MAX), session),
         TranscriptFault::Grow(bytes) => grow(path, u64::try_from(bytes).unwrap_or(u64::MAX), session),
     }
 }
@@ -39,6 +43,28 @@ fn cut(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.set_len(middle)
 }
 
+/// Fill up with what agents said to each other beside the conversation, in lines as long as such lines are.
+fn talk(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
+    let mut file = BufWriter::new(append(path)?);
+    let mut missing = bytes.saturating_sub(file.get_ref().metadata()?.len());
+    let mut leaf = None;
+    for (number, role) in (0..).zip(["user", "assistant"].into_iter().cycle()) {
+        if missing == 0 {
+            break;
+        }
+        let id = Uuid::new_v4();
+        let message = json!({"role": role, "content": [{"type": "text", "text": prose(number)}]});
+        let line = json!({
+            "parentUuid": leaf.replace(id), "isSidechain": true, "type": role, "message": message, "uuid": id,
+            "timestamp": Timestamp::now(), "userType": "external", "entrypoint": "sdk-cli", "sessionId": session, "version": VERSION,
+        });
+        let line = format!("{line}\n");
+        file.write_all(line.as_bytes())?;
+        missing = missing.saturating_sub(u64::try_from(line.len()).map_err(io::Error::other)?);
+    }
+    file.flush()
+}
+
 /// Fill up with what fills a real transcript: the requests it was made of, which no conversation reads.
 fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
     let line = |text: &str| {
@@ -46,7 +72,7 @@ fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
         format!("{}\n", json!({"type": "api-request-blob", "sessionId": session, "hash": "", "message": message}))
     };
     let frame = u64::try_from(line("").len()).map_err(io::Error::other)?;
-    let mut file = OpenOptions::new().append(true).open(path)?;
+    let mut file = append(path)?;
     let mut missing = bytes.saturating_sub(file.metadata()?.len());
     while missing > 0 {
         // The last one takes the rest, so none is left for which there is no line.
@@ -57,6 +83,10 @@ fn grow(path: &Path, bytes: u64, session: &str) -> io::Result<()> {
         missing -= length;
     }
     Ok(())
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).open(path)
 }
 
 #[cfg(test)]
@@ -105,6 +135,15 @@ mod tests {
         let parts: Vec<&[u8]> = texts.iter().flat_map(|text| text.as_bytes().chunks_exact(16)).collect();
         assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), parts.len());
         assert!(texts.len() > 10);
+    }
+
+    #[test]
+    fn a_file_is_filled_with_talk_that_is_no_part_of_the_conversation() {
+        let filled = String::from_utf8(after(TranscriptFault::Talk(200_000)).1.expect("a file")).expect("a text");
+
+        assert!((200_000..220_000).contains(&filled.len()), "{}", filled.len());
+        let talk = filled.strip_prefix(LINES).expect("what was there");
+        assert!(talk.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["isSidechain"] == true)));
     }
 
     #[test]

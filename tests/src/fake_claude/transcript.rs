@@ -119,7 +119,7 @@ impl Transcript {
         if damage::inflict(fault, &path, &book.session).is_err() {
             voice::complain("the transcript cannot be broken");
         }
-        if !matches!(fault, TranscriptFault::Grow(_)) {
+        if !matches!(fault, TranscriptFault::Talk(_) | TranscriptFault::Grow(_)) {
             book.give_up();
         }
     }

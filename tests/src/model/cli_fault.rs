@@ -31,7 +31,7 @@ pub enum CliFault {
     Unknown,
 }
 
-/// What a session's file can become. After all but the last the CLI writes to it no more.
+/// What a session's file can become. After all but the last two the CLI writes to it no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TranscriptFault {
     /// `empty`: nothing is left in it.
@@ -44,7 +44,10 @@ pub enum TranscriptFault {
     Gone,
     /// `symlink`: it is a link to a file that is none of the session's.
     Symlink,
-    /// `grow:BYTES`: it is filled up to this size with lines that are no part of the conversation.
+    /// `talk:BYTES`: it is filled up to about this size with messages that are no part of the conversation.
+    Talk(usize),
+    /// `grow:BYTES`: it is filled up to this size with lines that are no part of the conversation and hard to
+    /// compress.
     Grow(usize),
 }
 
@@ -78,7 +81,15 @@ impl TranscriptFault {
             "cut" => Some(Self::Cut),
             "gone" => Some(Self::Gone),
             "symlink" => Some(Self::Symlink),
-            text => text.strip_prefix("grow:")?.parse().ok().filter(|bytes| *bytes <= MAX_BYTES).map(Self::Grow),
+            text => {
+                let (word, bytes) = text.split_once(':')?;
+                let bytes = bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?;
+                match word {
+                    "talk" => Some(Self::Talk(bytes)),
+                    "grow" => Some(Self::Grow(bytes)),
+                    _ => None,
+                }
+            }
         }
     }
 }
