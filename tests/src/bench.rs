@@ -4,4 +4,7 @@
 pub mod admission;
 pub mod direct;
 pub mod figures;
+pub mod past;
 pub mod service;
+pub mod turns;
+pub mod unserved;

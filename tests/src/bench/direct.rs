@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_types, reason = "starts the CLI as the worker does not: directly")]
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -50,6 +51,26 @@ pub struct Direct {
     upstream: Upstream,
 }
 
+/// What a CLI is asked, and what it has to answer.
+pub struct Question {
+    /// What the CLI knows it by.
+    pub id: Uuid,
+    spec: ChatSpec,
+    answer: String,
+}
+
+impl Question {
+    /// A question that is answered with `answer`.
+    pub fn of(answer: &str) -> Self {
+        Self::with(format!("say:{answer}"), answer)
+    }
+
+    /// `message`, which is answered with `answer`.
+    pub fn with(message: String, answer: &str) -> Self {
+        Self { id: Uuid::new_v4(), spec: ChatSpec::text(message), answer: answer.to_owned() }
+    }
+}
+
 impl Direct {
     /// Run `program` in folders below `directory`, with the model at `api`.
     pub fn new(program: &Path, api: &str, directory: &Path) -> anyhow::Result<Self> {
@@ -69,29 +90,37 @@ impl Direct {
 
     /// The time from the start of a bare CLI to its first piece of text.
     pub async fn first_text(&self, answer: &str) -> anyhow::Result<Duration> {
-        let dir = self.jobs.attempt()?;
-        let spec = ChatSpec::text(format!("say:{answer}"));
+        self.first_text_in(&self.dir()?, Thread::OneShot, &Question::of(answer)).await
+    }
+
+    /// The same in the folders `dir`, where a conversation may have been laid out.
+    pub async fn first_text_in(&self, dir: &JobDir, thread: Thread, question: &Question) -> anyhow::Result<Duration> {
         let relay = command::Relay::Url(self.api.clone());
         let CommandLine { args, env } =
-            command::build(&spec, Thread::OneShot, &Permits::default(), None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
+            command::build(&question.spec, thread, &Permits::default(), None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
         let mut command = Command::new(&self.program);
         command.args(args).env_clear().envs(env).current_dir(dir.workspace());
 
         let started = Instant::now();
         let cli = Cli::Bare(Bare::spawn(&mut command)?);
-        converse(cli, &spec, answer, started).await
+        converse(cli, question, started).await
     }
 
-    /// The same, in `sandbox`.
+    /// Folders as each attempt of a job has them.
+    pub fn dir(&self) -> io::Result<JobDir> {
+        self.jobs.attempt()
+    }
+
+    /// The time to the first piece of text in `sandbox`.
     pub async fn first_text_confined(&self, sandbox: &Sandbox, answer: &str) -> anyhow::Result<Duration> {
-        let dir = self.jobs.attempt()?;
-        let spec = ChatSpec::text(format!("say:{answer}"));
+        let dir = self.dir()?;
+        let question = Question::of(answer);
         let _relay = Relay::start(Listen::Socket(dir.sockets().join("api.sock")), self.upstream.clone()).await?;
-        let launch = self.confined(sandbox, &spec, &dir);
+        let launch = self.confined(sandbox, &question.spec, &dir);
 
         let started = Instant::now();
         let cli = Cli::Confined(Process::spawn(&launch, LINE_LIMIT, &Gauge::default())?);
-        converse(cli, &spec, answer, started).await
+        converse(cli, &question, started).await
     }
 
     fn confined(&self, sandbox: &Sandbox, spec: &ChatSpec, dir: &JobDir) -> Launch {
@@ -125,11 +154,12 @@ fn surroundings(home: PathBuf, config_dir: PathBuf, tmp_dir: PathBuf, relay: com
     }
 }
 
-/// Ask for `answer` and follow it to the end of the CLI; the time of the first piece since `started`.
-async fn converse(mut cli: Cli, spec: &ChatSpec, answer: &str, started: Instant) -> anyhow::Result<Duration> {
+/// Ask `question` and follow the answer to the end of the CLI; the time of the first piece since `started`.
+async fn converse(mut cli: Cli, question: &Question, started: Instant) -> anyhow::Result<Duration> {
+    let Question { id, spec, answer } = question;
     let conversation = async {
         cli.write_line(&control::initialize("initialize", spec, &[], &[])).await?;
-        cli.write_line(&control::user_message(Uuid::new_v4(), &spec.message)).await?;
+        cli.write_line(&control::user_message(*id, &spec.message)).await?;
         let (mut first, mut said, mut results) = (None, String::new(), Vec::new());
         while let Some(line) = cli.next_line().await? {
             let line: Value = serde_json::from_slice(&line).context("the CLI printed a line that is no JSON")?;
@@ -143,7 +173,7 @@ async fn converse(mut cli: Cli, spec: &ChatSpec, answer: &str, started: Instant)
                 _ => {}
             }
         }
-        ensure!(said == answer && results == [answer], "the CLI said `{said}` and ended with {results:?}, not `{answer}`");
+        ensure!(said == *answer && results == [answer.as_str()], "the CLI said `{said}` and ended with {results:?}, not `{answer}`");
         let code = cli.ended().await?;
         ensure!(code == Some(0), "the CLI ended with {code:?}");
         first.context("the CLI said nothing")

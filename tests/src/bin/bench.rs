@@ -1,6 +1,6 @@
-//! How long a client waits for the first text, with the service and without, and for a 202, with credentials
-//! and without, in interleaved runs: what slows the machine for a while slows every way alike. It judges
-//! content, never times.
+//! How long a client waits for the first text, with the service and without, for a 202, with credentials and
+//! without, and for a turn, with a conversation and without, in interleaved runs: what slows the machine for a
+//! while slows every way alike. It judges content, never times.
 
 #![expect(clippy::print_stdout, reason = "what is printed is what this program is for")]
 
@@ -13,7 +13,10 @@ use tests::{
         admission::{Admission, CROWD, Way},
         direct::Direct,
         figures::{Columns, Figures, head, row},
+        past::Past,
         service,
+        turns::Turns,
+        unserved::Unserved,
     },
     servers::Kind,
     system::{Api, Cli, Running, System},
@@ -27,8 +30,8 @@ const WARM_UP: usize = 3;
 /// How many submits one way gets in one go when many are under way at a time.
 const SLICE: usize = 100;
 
-/// Time to the first text through the service, beside the same CLI driven directly, and of a submit, beside
-/// the same one that nobody asks for credentials
+/// Time to the first text through the service, beside the same CLI driven directly; of a submit, beside the
+/// same one that nobody asks for credentials; and of a turn of a session, beside a job without one
 #[derive(Parser)]
 struct Args {
     /// Rounds with the real CLI (from `CLAUDE_BIN_REAL`); 0 leaves it out
@@ -40,6 +43,9 @@ struct Args {
     /// Rounds of submits with credentials and without; 0 leaves them out
     #[arg(long, default_value_t = 500)]
     submits: usize,
+    /// Rounds of turns of sessions; 0 leaves them out
+    #[arg(long, default_value_t = 20)]
+    turns: usize,
 }
 
 #[tokio::main]
@@ -59,10 +65,10 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     println!("times in milliseconds, after {WARM_UP} rounds of warm-up");
     if args.real > 0 {
         println!("\nFirst text, real CLI, {} rounds", args.real);
-        Bench::start(Cli::Real).await?.first_text(args.real).await?;
+        Bench::start(Kind::Sqlite, Cli::Real).await?.first_text(args.real).await?;
     }
     if args.fake > 0 {
-        let bench = Bench::start(Cli::Fake).await?;
+        let bench = Bench::start(Kind::Sqlite, Cli::Fake).await?;
         println!("\nFirst text, scripted CLI, {} rounds", args.fake);
         bench.first_text(args.fake).await?;
         println!("\nJob without a stream, scripted CLI, {} rounds", args.fake);
@@ -75,6 +81,14 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
             admitted(&admission.ways, args.submits).await?;
             admission.stop().await;
         }
+    }
+    if args.turns > 0 {
+        for kind in [Kind::Sqlite, Kind::Postgres] {
+            println!("\nTurn of a session, scripted CLI, {kind:?}, {} rounds", args.turns);
+            Bench::start(kind, Cli::Fake).await?.turns(args.turns).await?;
+        }
+        println!("\nTurn of a session without the service, scripted CLI, {} rounds", args.turns);
+        Bench::start(Kind::Sqlite, Cli::Fake).await?.unserved(args.turns).await?;
     }
     println!("\nload {} at the end", load());
     Ok(())
@@ -92,9 +106,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(cli: Cli) -> anyhow::Result<Self> {
+    async fn start(kind: Kind, cli: Cli) -> anyhow::Result<Self> {
         // The clocks of production, not those of tests.
-        let system = System::start(Kind::Sqlite, cli).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
+        let system = System::start(kind, cli).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
         let (api, worker) = (system.api().await?, system.worker().await?);
         let direct = Direct::new(system.cli(), system.mock.url(), system.directory())?;
         let sandbox = direct.sandbox().await.inspect_err(|error| println!("  no sandbox works here: {error}")).ok();
@@ -152,6 +166,87 @@ impl Bench {
         println!("{}", row("202 -> `job.started` at the client", counted(started)?, 1));
         Ok(())
     }
+
+    async fn turns(&self, rounds: usize) -> anyhow::Result<()> {
+        let mut turns = Turns::begin(&self.api.client).await?;
+        let names = turns.names();
+        let (mut first_texts, mut ends) = (vec![Vec::new(); names.len()], vec![Vec::new(); names.len()]);
+        for round in 0..WARM_UP + rounds {
+            let seen = turns.round(&answer("a turn", round)).await.with_context(|| format!("in round {round}"))?;
+            for (times, seen) in first_texts.iter_mut().zip(&seen) {
+                times.push(seen.first_text);
+            }
+            for (times, seen) in ends.iter_mut().zip(&seen) {
+                times.push(seen.completed);
+            }
+        }
+        turns.check().await?;
+
+        println!("{}", head());
+        println!("  to the first text:");
+        beside_the_first(&names, first_texts)?;
+        println!("  to `job.completed`:");
+        let ends = beside_the_first(&names, ends)?;
+        println!("  % of that for having a session:");
+        for (name, with) in names.iter().zip(&ends).skip(1) {
+            println!("{}", row(name, combined(*with, ends[0], |more, less| (more - less) / more * 100.0), 0));
+        }
+        Ok(())
+    }
+
+    async fn unserved(&self, rounds: usize) -> anyhow::Result<()> {
+        const ANSWER: &str = "a turn by hand";
+        let mut conversations = Vec::new();
+        for past in Past::ALL {
+            conversations.push(Unserved::begin(&self.direct, past).await.with_context(|| format!("at the beginning of `{}`", past.name))?);
+        }
+        let mut one_shots = Vec::new();
+        let mut parts: Vec<_> = conversations.iter().map(|_| [const { Vec::new() }; 3]).collect();
+        for round in 0..WARM_UP + rounds {
+            let answer = answer(ANSWER, round);
+            one_shots.push(self.direct.first_text(&answer).await?);
+            for (conversation, parts) in conversations.iter_mut().zip(&mut parts) {
+                let turn = conversation.turn(&self.direct, &answer).await.context(conversation.name)?;
+                for (times, time) in parts.iter_mut().zip([turn.restore, turn.first_text, turn.save]) {
+                    times.push(time);
+                }
+            }
+        }
+        for conversation in &conversations {
+            conversation.check(&self.direct, ANSWER).context(conversation.name)?;
+        }
+
+        println!("{}", head());
+        println!("{}", row("one-shot: CLI to its first text", counted(one_shots)?, 1));
+        for (conversation, parts) in conversations.iter().zip(parts) {
+            let (bytes, packed) = conversation.size();
+            println!("  {}: {:.3} MB, packed {:.3} MB", conversation.name, megabytes(bytes), megabytes(packed));
+            let [restore, first_text, save] = parts.map(counted);
+            let (restore, save) = (restore?, save?);
+            println!("{}", row("restore: unpack and check", restore, 1));
+            println!("{}", row("CLI to its first text", first_text?, 1));
+            println!("{}", row("save: check and pack", save, 1));
+            // Of one that is as good as empty, that says nothing.
+            if megabytes(bytes) >= 1.0 {
+                let speed = |times: Columns| times.map(|ms| megabytes(bytes) / ms * 1000.0);
+                println!("{}", row("restore, MB/s", speed(restore), 0));
+                println!("{}", row("save, MB/s", speed(save), 0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Print a row for each of `times`, and how each but the first differs from the first; the rows themselves.
+fn beside_the_first(names: &[&str], times: Vec<Vec<Duration>>) -> anyhow::Result<Vec<Columns>> {
+    let rows: Vec<Columns> = times.into_iter().map(counted).collect::<anyhow::Result<_>>()?;
+    for (name, times) in names.iter().zip(&rows) {
+        println!("{}", row(name, *times, 1));
+    }
+    for (name, with) in names.iter().zip(&rows).skip(1) {
+        println!("{}", row(&format!("{name} - {}", names[0]), combined(*with, rows[0], |more, less| more - less), 1));
+    }
+    Ok(rows)
 }
 
 async fn admitted(ways: &[Way], rounds: usize) -> anyhow::Result<()> {
@@ -205,6 +300,11 @@ fn counted(mut times: Vec<Duration>) -> anyhow::Result<Columns> {
 
 fn combined(left: Columns, right: Columns, combine: impl Fn(f64, f64) -> f64) -> Columns {
     std::array::from_fn(|column| combine(left[column], right[column]))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "few digits are told")]
+fn megabytes(bytes: usize) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// What the figures depend on first.
