@@ -2,7 +2,7 @@
 //! that names their contents. Its counts are those of its jobs and of `usage_logs`, so it keeps none itself.
 //! And the names of the MCP servers: those a worker knows, and those a conversation may use.
 
-use crate::step::{migration, run};
+use crate::step::{migration, run, run_either};
 
 const UP: &str = "
 CREATE TABLE workspaces (
@@ -47,7 +47,18 @@ ALTER TABLE sessions ADD COLUMN workspace TEXT;
 DROP TABLE workspaces;
 ";
 
+// What is packed does not get smaller: PostgreSQL would try each time.
+const POSTGRES_UP: &str = "ALTER TABLE transcripts ALTER COLUMN body SET STORAGE EXTERNAL;";
+
+const POSTGRES_DOWN: &str = "ALTER TABLE transcripts ALTER COLUMN body SET STORAGE EXTENDED;";
+
 migration! {
-    up(manager) { run(manager, UP).await }
-    down(manager) { run(manager, DOWN).await }
+    up(manager) {
+        run(manager, UP).await?;
+        run_either(manager, POSTGRES_UP, "").await
+    }
+    down(manager) {
+        run_either(manager, POSTGRES_DOWN, "").await?;
+        run(manager, DOWN).await
+    }
 }
