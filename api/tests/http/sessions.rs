@@ -3,7 +3,7 @@
 use poem::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
-    job::JobError,
+    job::{JobError, JobResult, NanoUsd, Usage},
     lease::{Outcome, Report},
     user::Role,
 };
@@ -178,10 +178,10 @@ async fn what_a_turn_used_is_what_its_conversation_used() {
     let session = stage.session().await;
     stage.submit_turn(&session, "one").await;
     let lease = stage.hand().await.take().await;
-    let usage = shared::job::Usage { input_tokens: 5, output_tokens: 7, cache_read_tokens: 11, cache_write_tokens: 13 };
-    let report = Report { usage: Some(usage), cost: Some(shared::job::NanoUsd(250_000_000)), ..Report::default() };
+    let usage = Usage { input_tokens: 5, output_tokens: 7, cache_read_tokens: 11, cache_write_tokens: 13 };
+    let report = Report { usage: Some(usage), cost: Some(NanoUsd(250_000_000)), ..Report::default() };
 
-    lease.settle(Outcome::Completed(shared::job::JobResult::default()), report, &CancellationToken::new()).await.expect("settled");
+    lease.settle(Outcome::Completed(JobResult::default()), report, &CancellationToken::new()).await.expect("settled");
 
     let shown = stage.get(&format!("/api/sessions/{session}")).await.json();
     assert_eq!(shown["usage"], json!({"input_tokens": 5, "output_tokens": 7, "cache_read_tokens": 11, "cache_write_tokens": 13}));
