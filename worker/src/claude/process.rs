@@ -20,7 +20,8 @@ use rustix::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    net::UnixStream,
+    process::{Child, ChildStderr, Command},
     task::JoinHandle,
     time::timeout,
 };
@@ -74,8 +75,10 @@ impl From<ExitStatus> for Exit {
 /// that no zombie stays.
 pub struct Process {
     id: Option<u32>,
-    stdin: Option<ChildStdin>,
-    stdout: Lines<ChildStdout>,
+    stdin: Option<UnixStream>,
+    stdout: Lines<UnixStream>,
+    /// A part of a line was written: nothing that follows it is understood.
+    is_torn: bool,
     stderr: Tail,
     entitlement: Option<Arc<OwnedFd>>,
     reaper: JoinHandle<Exit>,
@@ -92,6 +95,7 @@ impl Process {
             None => (launch.program.clone(), launch.args.clone()),
         };
         let (read_end, write_end) = entitlement_pipe()?;
+        let ((stdin, its_stdin), (stdout, its_stdout)) = (stream()?, stream()?);
         let mut child = Command::new(&launch.supervisor)
             .arg0("worker")
             .args(["supervise", "--entitlement-fd", &read_end.as_raw_fd().to_string()])
@@ -101,8 +105,8 @@ impl Process {
             .env_clear()
             .envs(launch.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&launch.cwd)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdin(its_stdin)
+            .stdout(its_stdout)
             .stderr(Stdio::piped())
             // Out of the terminal's reach: its Ctrl-C asks the worker to drain. Nothing else may be set
             // here; what needs code after the fork makes each start as slow as the worker is large.
@@ -113,8 +117,8 @@ impl Process {
                 _ => SpawnError::Os(error),
             })?;
 
-        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
-            return Err(io::Error::other("the standard streams of the process are not there").into());
+        let Some(stderr) = child.stderr.take() else {
+            return Err(io::Error::other("standard error of the process is not there").into());
         };
         let id = child.id();
         let tail = Tail::default();
@@ -123,6 +127,7 @@ impl Process {
             id,
             stdin: Some(stdin),
             stdout: Lines::new(stdout, line_limit),
+            is_torn: false,
             stderr: tail,
             entitlement: Some(Arc::new(write_end)),
             reaper,
@@ -141,17 +146,22 @@ impl Process {
     }
 
     /// Write a line, given without its end, within `limit`. After an error or a cancelled call a part of
-    /// it may have been written.
+    /// it may have been written, and no other is.
     pub async fn write_line(&mut self, line: &[u8], limit: Duration) -> Result<(), WriteError> {
-        let stdin = self.stdin.as_mut().ok_or(WriteError::Closed)?;
+        // Also where this call is cancelled.
+        let was_torn = std::mem::replace(&mut self.is_torn, true);
+        let stdin = self.stdin.as_mut().filter(|_| !was_torn).ok_or(WriteError::Closed)?;
         let write = async {
             stdin.write_all(line).await?;
             stdin.write_all(b"\n").await?;
             stdin.flush().await
         };
         match timeout(limit, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(WriteError::Closed),
+            Ok(Ok(())) => {
+                self.is_torn = false;
+                Ok(())
+            }
+            Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Err(WriteError::Closed),
             Ok(Err(error)) => Err(WriteError::Io(error)),
             Err(_) => Err(WriteError::TimedOut(limit)),
         }
@@ -215,6 +225,14 @@ impl Entitlement {
             let _ = rustix::io::write(&pipe, b".");
         }
     }
+}
+
+/// A stream to the process: our end, and its. A socket and not a pipe: whatever else runs in its sandbox could
+/// open a pipe by way of `/proc` and speak in its place.
+fn stream() -> io::Result<(UnixStream, Stdio)> {
+    let (ours, its) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, OwnedFd::from(its).into()))
 }
 
 /// The supervisor's end, inherited by number, and ours, inherited by nobody. A supervisor started at
