@@ -120,7 +120,12 @@ impl Jobs {
         Ok(inserted)
     }
 
-    /// The job that the same request made before, under the same key.
+    /// The job that the same request made before, under the same key; whatever was changed since. Fails with
+    /// [`Error::IdempotencyMismatch`].
+    pub async fn made_before(&self, new: &NewJob) -> Result<Option<Submitted>> {
+        self.replay(new, &request_hash(new)).await
+    }
+
     async fn replay(&self, new: &NewJob, hash: &[u8]) -> Result<Option<Submitted>> {
         let Some(key) = &new.idempotency_key else { return Ok(None) };
         match table::find_by_idempotency_key(self.store.db(), new.user_id, key).await? {

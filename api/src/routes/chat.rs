@@ -88,7 +88,7 @@ impl ChatApi {
         body: Checked<CreateChat>,
         /// Your word for this request: sent again within 24 hours, with the same body, it answers with the
         /// first job instead of making another.
-        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 255))]
+        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 255, pattern = "^[ -~]*$"))]
         idempotency_key: Header<Option<String>>,
         /// `wait=N`: wait up to N seconds (at most 60) for the job's end.
         #[oai(name = "Prefer")]
@@ -99,19 +99,10 @@ impl ChatApi {
     ) -> Result<CreateChatResponse, ApiError> {
         let headers = request.headers();
         let body = body.0;
-        check_models(&app.config.models, [("/model", body.model.as_deref()), ("/fallback_model", body.fallback_model.as_deref())])?;
-        // One that is not there, or takes no more, is refused by the submit itself, or answered with what it
-        // accepted before.
-        let session = match body.session_id {
-            Some(id) => app.sessions.find(auth.user_id(), id).await?,
-            None => None,
-        };
-        tools::check(&app, &auth, session.as_ref(), body.tools.as_deref().unwrap_or_default()).await?;
-        tools::check_mcp_servers(&app, &auth, session.as_ref(), body.mcp_servers.as_deref().unwrap_or_default()).await?;
-        let session_id = body.session_id;
         let streams = body.stream || events::asks_for_events(headers);
-        let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));
         let position = events::position(headers, last_event_id.0)?;
+        let session_id = body.session_id;
+        let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));
         let new = NewJob {
             user_id: auth.user_id(),
             api_key_id: auth.api_key_id(),
@@ -121,7 +112,11 @@ impl ChatApi {
             idempotency_key: checked_key(headers, idempotency_key.0)?,
             traceparent: traceparent(headers),
         };
-        let submitted = app.jobs.submit(new).await?;
+        let submitted = match check(&app, &auth, &new).await {
+            Ok(()) => app.jobs.submit(new).await?,
+            // What was accepted stays accepted, though it would not be today.
+            Err(fault) => app.jobs.made_before(&new).await?.ok_or(fault)?,
+        };
         if !submitted.replayed {
             app.metrics.submitted.inc();
         } else if let Some(charge) = request.data::<Charge>() {
@@ -151,6 +146,19 @@ impl ChatApi {
             CreateChatResponse::Accepted(shown, location, applied)
         })
     }
+}
+
+/// Refuse what no job may ask of this service as it is now.
+async fn check(app: &App, auth: &Authenticated<Chat>, new: &NewJob) -> Result<(), ApiError> {
+    let spec = &new.spec;
+    check_models(&app.config.models, [("/model", spec.model.as_deref()), ("/fallback_model", spec.fallback_model.as_deref())])?;
+    // One that is not there, or takes no more, is refused by the submit itself.
+    let session = match new.session_id {
+        Some(id) => app.sessions.find(auth.user_id(), id).await?,
+        None => None,
+    };
+    tools::check(app, auth, session.as_ref(), spec.tools.as_deref().unwrap_or_default()).await?;
+    tools::check_mcp_servers(app, auth, session.as_ref(), spec.mcp_servers.as_deref().unwrap_or_default()).await
 }
 
 /// Refuse a model that no job may name. Not a [`Check`](crate::body::Check): what may be named is a setting.
