@@ -12,6 +12,7 @@ use fred::{
     prelude::{Expiration, KeysInterface as _},
     types::SetOptions,
 };
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -56,6 +57,11 @@ pub async fn run(store: Store, shutdown: CancellationToken) {
         }
     }
     reconciler.resign().await;
+    if let Some(forgetting) = reconciler.forgetting.take() {
+        // All of it is done again by the next leader.
+        forgetting.abort();
+        let _ = forgetting.await;
+    }
 }
 
 struct Reconciler {
@@ -68,11 +74,13 @@ struct Reconciler {
     pulses: HashMap<Uuid, (i64, Instant)>,
     /// When that was last done.
     swept: Option<Instant>,
+    /// What is being forgotten.
+    forgetting: Option<JoinHandle<()>>,
 }
 
 impl Reconciler {
     fn new(store: Store) -> Self {
-        Self { store, id: Uuid::now_v7(), term: None, rival: None, pulses: HashMap::new(), swept: None }
+        Self { store, id: Uuid::now_v7(), term: None, rival: None, pulses: HashMap::new(), swept: None, forgetting: None }
     }
 
     /// How long the leader's row may stand still.
@@ -93,8 +101,8 @@ impl Reconciler {
         self.give_up_the_overdue().await?;
         self.dispatch_the_waiting().await?;
         self.announce_the_ended().await?;
-        // The rarest step must not make every round's future larger.
-        Box::pin(self.forget_the_gone()).await
+        self.forget_the_gone();
+        Ok(())
     }
 
     /// Whether this process leads; then the dead have been buried.
@@ -175,8 +183,15 @@ impl Reconciler {
                     }
                 })
                 .or_insert((pulse.beat, now));
-            if now.duration_since(since) >= self.store.timing().ttl {
-                self.bury(pulse.id, beat).await?;
+            if now.duration_since(since) < self.store.timing().ttl {
+                continue;
+            }
+            match self.bury(pulse.id, beat).await {
+                Err(error) if !error.is_unavailable() => {
+                    // Not the others' fault: they are looked at as well.
+                    tracing::error!(worker.id = %pulse.id, %error, cause = ?std::error::Error::source(&error), "Could not bury a worker");
+                }
+                buried => buried?,
             }
         }
         Ok(())
@@ -241,16 +256,32 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn forget_the_gone(&mut self) -> Result<()> {
-        sessions::purge_deleted(&self.store).await?;
-        users::forget_deleted(&self.store).await?;
-        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
-            logins::forget_expired(&self.store).await?;
-            sessions::sweep_purged(&self.store).await?;
+    /// Beside the rounds: files may be many, and a slow store must not cost the lead.
+    fn forget_the_gone(&mut self) {
+        if self.forgetting.as_ref().is_some_and(|forgetting| !forgetting.is_finished()) {
+            return;
+        }
+        let sweeps = self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP);
+        if sweeps {
             self.swept = Some(Instant::now());
         }
-        Ok(())
+        let store = self.store.clone();
+        self.forgetting = Some(tokio::spawn(async move {
+            if let Err(error) = forget(&store, sweeps).await {
+                tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not forget what is gone");
+            }
+        }));
     }
+}
+
+async fn forget(store: &Store, sweeps: bool) -> Result<()> {
+    sessions::purge_deleted(store).await?;
+    users::forget_deleted(store).await?;
+    if sweeps {
+        logins::forget_expired(store).await?;
+        sessions::sweep_purged(store).await?;
+    }
+    Ok(())
 }
 
 enum Verdict {
