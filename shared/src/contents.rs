@@ -103,7 +103,9 @@ impl Contents {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let is_garbage = if name.starts_with(INCOMING) {
-                let age = entry.metadata()?.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+                // One that is whole by now has another name.
+                let Ok(metadata) = entry.metadata() else { continue };
+                let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
                 age.is_some_and(|age| age > INCOMING_LIFE)
             } else {
                 !named.contains(name.as_ref())
@@ -112,7 +114,7 @@ impl Contents {
                 return Ok(());
             }
             if is_garbage {
-                fs::remove_file(entry.path())?;
+                gone_or(fs::remove_file(entry.path()))?;
             }
         }
         Ok(())
@@ -120,10 +122,7 @@ impl Contents {
 
     /// Remove all of it.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        gone_or(fs::remove_dir_all(&self.folder))
     }
 }
 
@@ -171,6 +170,14 @@ pub struct Received {
     /// How large it is.
     pub bytes: u64,
     path: Option<PathBuf>,
+}
+
+/// What is gone already was removed.
+fn gone_or(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn forget(path: Option<&PathBuf>) {

@@ -231,7 +231,8 @@ impl Lease {
                 tracing::debug!(session.id = %session, %error, "Kept no copy of the transcript of `{session}`");
             }
             ending::ring_for_next(&self.store, settled).await;
-            if kept.workspace.is_some() {
+            // An attempt before this one may have left some as well.
+            if kept.leaves_contents || self.job.attempt > 1 {
                 // Unless the next turn has begun: then the one after it does.
                 sweep(&self.store, settled.user_id, session).await;
             }

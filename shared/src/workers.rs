@@ -213,18 +213,20 @@ impl Workers {
         table::list(self.store.db(), dead_for_ms, before, limit).await
     }
 
-    /// The names of the MCP servers that living workers know. `None` where no worker lives to say.
+    /// The names of the MCP servers that all living workers know: any of them may get a job. `None` where no
+    /// worker lives to say.
     pub async fn mcp_servers(&self) -> Result<Option<BTreeSet<String>>> {
-        let Some(told) = table::mcp_servers(self.store.db()).await? else { return Ok(None) };
+        let told = table::mcp_servers(self.store.db()).await?;
         let unreadable = |source: serde_json::Error| Error::Internal {
             what: "a worker's row holds what this version cannot read",
             source: source.into(),
         };
-        let mut names = BTreeSet::new();
+        let mut known: Option<BTreeSet<String>> = None;
         for list in told {
-            names.extend(serde_json::from_str::<Vec<String>>(&list).map_err(unreadable)?);
+            let names: BTreeSet<String> = serde_json::from_str(&list).map_err(unreadable)?;
+            known = Some(known.map_or_else(|| names.clone(), |known| &known & &names));
         }
-        Ok(Some(names))
+        Ok(known)
     }
 
     /// Ask a worker to take no more jobs, and to end once the running ones have ended or were handed back;

@@ -91,8 +91,8 @@ impl Workspaces {
     }
 }
 
-/// How long a sweep may go on. Well within the time that the database lets a transaction rest.
-const SWEEP_LIMIT: Duration = Duration::from_secs(2);
+/// How long a sweep may go on: whoever wants the conversation meanwhile waits for it, and not for long.
+const SWEEP_LIMIT: Duration = Duration::from_millis(250);
 
 /// Remove the contents that a conversation's list does not name, unless something is happening to it. What it
 /// does not come to, the next one does.

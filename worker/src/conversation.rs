@@ -1,7 +1,7 @@
 //! What a turn needs of its conversation, and what it leaves to the next. A turn that does not complete leaves
 //! nothing: the next one goes on from where this one began.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use shared::{
     job::JobError,
@@ -34,12 +34,12 @@ pub struct Conversation {
 
 impl Conversation {
     /// Lay out in `dir` what the turn of `lease` goes on from; its files only where it `uses_files`.
-    pub async fn open(lease: &Lease, session: Session, dir: &JobDir, uses_files: bool) -> Result<Self, Outcome> {
+    pub async fn open(lease: &Lease, session: Session, dir: &Arc<JobDir>, uses_files: bool) -> Result<Self, Outcome> {
         let transcript = lease.transcript().await.map_err(|error| unread(lease, &error))?;
         let has_begun = transcript.is_some();
         if let Some(transcript) = transcript {
-            let (config, id) = (dir.config(), session.id);
-            let restored = blocking(move || transcript::restore(&config, id, &transcript)).await;
+            let (dir, id) = (dir.clone(), session.id);
+            let restored = blocking(move || transcript::restore(&dir.config(), id, &transcript)).await;
             restored.map_err(|error| {
                 // A disk may be better elsewhere, or later.
                 let code = if matches!(error, TranscriptError::Io(_)) { Code::SessionNotRestored } else { Code::SessionUnreadable };
@@ -48,8 +48,8 @@ impl Conversation {
         }
         let mut workspace = None;
         if uses_files && let Some((manifest, contents)) = lease.workspace().await.map_err(|error| unread(lease, &error))? {
-            let folder = dir.workspace();
-            let laid_out = blocking(move || workspace::lay_out(&folder, &manifest, contents)).await;
+            let dir = dir.clone();
+            let laid_out = blocking(move || workspace::lay_out(&dir.workspace(), &manifest, contents)).await;
             workspace = Some(laid_out.map_err(|error| {
                 let code = if matches!(error, WorkspaceError::Io(_)) { Code::SessionNotRestored } else { Code::SessionUnreadable };
                 failed(lease, &error, code)
@@ -70,23 +70,25 @@ impl Conversation {
     }
 
     /// Gather what the turn left in `dir`, in which the CLI of `cli_version` was asked `message`.
-    pub async fn keep(self, lease: &Lease, dir: &JobDir, message: Uuid, cli_version: Option<String>) -> Result<Kept, Failure> {
-        let (config, id) = (dir.config(), self.session.id);
-        let packed = blocking(move || transcript::pack(&config, id, message, cli_version)).await;
+    pub async fn keep(self, lease: &Lease, dir: &Arc<JobDir>, message: Uuid, cli_version: Option<String>) -> Result<Kept, Failure> {
+        let (its, id) = (dir.clone(), self.session.id);
+        let packed = blocking(move || transcript::pack(&its.config(), id, message, cli_version)).await;
         let transcript = packed.map_err(|error| {
             let code = if matches!(error, TranscriptError::TooLarge) { Code::SessionTooLarge } else { Code::SessionNotSaved };
             told(lease, &error, code)
         })?;
-        let mut workspace = None;
+        let (mut workspace, mut leaves_contents) = (None, false);
         if let Some(laid_out) = self.workspace {
-            let (folder, bounds) = (dir.workspace(), lease.workspace_bounds());
-            let gathered = blocking(move || laid_out.gather(&folder, bounds)).await;
-            workspace = Some(gathered.map_err(|error| {
+            let (dir, bounds) = (dir.clone(), lease.workspace_bounds());
+            let gathered = blocking(move || laid_out.gather(&dir.workspace(), bounds)).await;
+            let gathered = gathered.map_err(|error| {
                 let code = if matches!(error, WorkspaceError::TooLarge) { Code::WorkspaceTooLarge } else { Code::SessionNotSaved };
                 told(lease, &error, code)
-            })?);
+            })?;
+            leaves_contents = gathered.leaves_contents;
+            workspace = Some(gathered.manifest);
         }
-        Ok(Kept { transcript, workspace })
+        Ok(Kept { transcript, workspace, leaves_contents })
     }
 }
 
@@ -107,7 +109,8 @@ pub async fn outgrown(folders: [PathBuf; 4], bounds: Bounds) {
     }
 }
 
-/// Do what blocks, off the runtime's threads.
+/// Do what blocks, off the runtime's threads. Whoever waits may be dropped; what `act` holds stays until it is done,
+/// the folder it works in above all.
 async fn blocking<T, E>(act: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,

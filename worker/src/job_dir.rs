@@ -99,8 +99,16 @@ impl JobDir {
 
 impl Drop for JobDir {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "Could not remove a job's folder");
+        let path = std::mem::take(&mut self.path);
+        let removing = move || {
+            if let Err(error) = remove(&path) {
+                tracing::warn!(%error, path = %path.display(), "Could not remove a job's folder");
+            }
+        };
+        // A job may leave a million files; the runtime's threads have other things to do.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(removing)),
+            Err(_) => removing(),
         }
     }
 }

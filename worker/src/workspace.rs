@@ -49,6 +49,15 @@ pub struct LaidOut {
     known: HashMap<FilePath, Known>,
 }
 
+/// A workspace as a job left it.
+#[derive(Debug)]
+pub struct Gathered {
+    /// What is in it.
+    pub manifest: Manifest,
+    /// Whether a content that was laid out is in it no more.
+    pub leaves_contents: bool,
+}
+
 /// A file as it was laid out: as long as this is true of it, nobody wrote to it.
 #[derive(Debug)]
 struct Known {
@@ -97,7 +106,7 @@ pub fn lay_out(folder: &Path, manifest: &Manifest, contents: Contents) -> Result
 
 impl LaidOut {
     /// Gather what is in `folder` now, its contents into the store. Blocks.
-    pub fn gather(&self, folder: &Path, bounds: Bounds) -> Result<Manifest, WorkspaceError> {
+    pub fn gather(&self, folder: &Path, bounds: Bounds) -> Result<Gathered, WorkspaceError> {
         let tree = Tree::open(folder)?;
         let mut entries = Vec::new();
         let mut is_anew = false;
@@ -127,7 +136,8 @@ impl LaidOut {
         if is_anew {
             self.contents.sync()?;
         }
-        Ok(manifest)
+        let before: Manifest = self.known.iter().map(|(path, known)| (path.clone(), known.entry.clone())).collect();
+        Ok(Gathered { leaves_contents: manifest.has_dropped_a_content_of(&before), manifest })
     }
 
     fn store(&self, mut file: File, metadata: &cap_std::fs::Metadata, bounds: Bounds) -> Result<Entry, WorkspaceError> {

@@ -418,6 +418,8 @@ pub struct Kept {
     pub transcript: Transcript,
     /// The files, where they may have changed. Their contents are in the store by then.
     pub workspace: Option<Manifest>,
+    /// Whether the store has contents that no file has any more.
+    pub leaves_contents: bool,
 }
 
 impl Report {

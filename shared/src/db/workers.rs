@@ -41,16 +41,15 @@ pub async fn insert(db: &Db, worker: NewRow<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The MCP servers that living workers know, as each says it. `None` where no worker lives.
-pub async fn mcp_servers(db: &Db) -> Result<Option<Vec<String>>> {
+/// The MCP servers that living workers know, as each says it.
+pub async fn mcp_servers(db: &Db) -> Result<Vec<String>> {
     #[derive(FromQueryResult)]
     struct Known {
         mcp_servers: Option<String>,
     }
     let sql = "SELECT DISTINCT mcp_servers FROM workers WHERE NOT dead";
     let known: Vec<Known> = rows(db.pool(), sql, []).await?;
-    let is_any = !known.is_empty();
-    Ok(is_any.then(|| known.into_iter().filter_map(|row| row.mcp_servers).collect()))
+    Ok(known.into_iter().map(|row| row.mcp_servers.unwrap_or_else(|| "[]".to_owned())).collect())
 }
 
 /// Say that a worker lives; answers whether somebody asked it to drain. `None` when it was declared dead.
