@@ -1,7 +1,7 @@
 //! One attempt of one job, from its folder to its outcome. Whatever happens in here, the process and all
 //! it started are gone when `run` answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     consumption::Consumption,
@@ -22,7 +22,7 @@ use crate::{
         control::{self, Question},
         failure::{Code, Failure, Retry},
         lines::LineError,
-        process::{Entitlement, Exit, LINE_LIMIT, Process, SpawnError},
+        process::{Entitlement, Exit, LINE_LIMIT, Process, SpawnError, WriteError},
         relay::{Listen, Relay},
         stream::{Parser, Step, TurnResult},
     },
@@ -152,7 +152,7 @@ struct Attempt<'a> {
     cli_version: Option<String>,
     /// After the process: its folder and its way to the API.
     _relay: Relay,
-    dir: JobDir,
+    dir: Arc<JobDir>,
 }
 
 impl<'a> Attempt<'a> {
@@ -170,7 +170,7 @@ impl<'a> Attempt<'a> {
             tracing::error!(job.id = %lease.job().id, %error, "Could not prepare job `{}`", lease.job().id);
             Outcome::Failed(Failure::new(Code::InternalError).error)
         };
-        let dir = workshop.jobs.attempt().map_err(internal)?;
+        let dir = Arc::new(workshop.jobs.attempt().map_err(internal)?);
         let conversation = match session {
             Some(session) => Some(Conversation::open(lease, session, &dir, !permits.tools.is_empty()).await?),
             None => None,
@@ -210,7 +210,8 @@ impl<'a> Attempt<'a> {
     async fn converse(&mut self, cut: &mut Cut, idle: Duration) -> End {
         let folders = [self.dir.workspace(), self.dir.config(), self.dir.home(), self.dir.tmp()];
         let outgrown = conversation::outgrown(folders, self.lease.workspace_bounds());
-        let can_write = !self.permits.tools.is_empty();
+        // The CLI keeps what servers say at length.
+        let can_write = !self.permits.tools.is_empty() || !self.permits.mcp.is_empty();
         tokio::select! {
             biased;
             end = cut.falls() => end,
@@ -228,9 +229,11 @@ impl<'a> Attempt<'a> {
             let line = tokio::select! {
                 line = self.process.next_line() => line,
                 answer = self.mcp.answer() => {
-                    // A process that does not read the answer is ended by its silence.
-                    let _ = self.process.write_line(answer.as_bytes(), WRITE_LIMIT).await;
-                    continue;
+                    match self.process.write_line(answer.as_bytes(), WRITE_LIMIT).await {
+                        // Of a process that is gone, the end is read next.
+                        Ok(()) | Err(WriteError::Closed) => continue,
+                        Err(_) => return End::Failed(Failure::new(Code::IdleTimeout)),
+                    }
                 }
                 () = elapsed(patience) => return End::Failed(Failure::new(Code::IdleTimeout)),
             };
@@ -242,7 +245,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn say(&mut self) -> Result<(), crate::claude::process::WriteError> {
+    async fn say(&mut self) -> Result<(), WriteError> {
         let spec = &self.lease.job().spec;
         let servers: Vec<&str> = self.permits.mcp.iter().map(|grant| grant.server.as_str()).collect();
         let hello = control::initialize("initialize", spec, &self.permits.tools, &servers);
@@ -339,7 +342,6 @@ impl<'a> Attempt<'a> {
 
     /// End the process, as politely as the reason allows, and say what came of it all.
     async fn finish(mut self, end: End, cut: &mut Cut) -> Ending {
-        self.mcp.close().await;
         let exit = match &end {
             End::Idle => {
                 self.process.close_stdin();
@@ -356,10 +358,14 @@ impl<'a> Attempt<'a> {
             End::Failed(failure) => Some(self.failed(&failure)),
             End::Idle | End::Closed => Some(self.concluded(exit)),
         };
-        let outcome = match outcome {
-            Some(Outcome::Completed(result)) => self.keep(result, cut).await,
-            other => other,
+        let mut mcp = std::mem::take(&mut self.mcp);
+        let keeping = async {
+            match outcome {
+                Some(Outcome::Completed(result)) => self.keep(result, cut).await,
+                other => other,
+            }
         };
+        let (outcome, ()) = tokio::join!(keeping, mcp.close());
         self.tell_use();
         if !matches!(outcome, Some(Outcome::Completed(_))) {
             let tail = self.process.stderr_tail();

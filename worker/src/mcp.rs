@@ -6,7 +6,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,11 +23,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::tool::is_mcp_server_name;
 use tokio::{task::JoinSet, time::timeout};
+use tracing::Instrument as _;
 
 use crate::claude::control::{self, McpMessage};
 
-/// The largest answer of a server. The CLI shows a model less than that.
-const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+/// The largest answer of a server. The CLI shows a model less than that, and prints it twice.
+const LARGEST_ANSWER: usize = 2 * 1024 * 1024;
+/// The largest message to one.
+const LARGEST_MESSAGE: usize = 1024 * 1024;
+/// What is carried to a server; everything else it may offer is served to nobody.
+const CARRIED: [&str; 4] = ["initialize", "ping", "tools/list", "tools/call"];
+/// The same for what needs no answer.
+const TOLD: [&str; 2] = ["notifications/initialized", "notifications/cancelled"];
 /// The most messages of one job that are on their way at a time.
 const MOST_AT_ONCE: usize = 64;
 /// How long a server may take to say what it offers. A job waits for it.
@@ -52,6 +62,9 @@ pub enum McpError {
     /// An address that cannot be used.
     #[error("the `url` of `{0}` is not `http://` or `https://` and a host")]
     Url(String),
+    /// A time that is none.
+    #[error("the `timeout_secs` of `{0}` is not from 1 to 3600")]
+    Timeout(String),
     /// A header that is none.
     #[error("a header of `{0}` is none")]
     Header(String),
@@ -141,6 +154,9 @@ impl Servers {
                 value.set_sensitive(true);
                 headers.insert(header, value);
             }
+            if entry.timeout_secs.is_some_and(|secs| !(1..=3600).contains(&secs)) {
+                return Err(McpError::Timeout(name));
+            }
             let call_limit = entry.timeout_secs.map_or(CALL_LIMIT, Duration::from_secs);
             Ok((name, Arc::new(Server { client: client.clone(), url, headers, tools: entry.tools, call_limit })))
         };
@@ -161,33 +177,37 @@ impl Servers {
     pub fn bridge(&self, grants: &[Grant]) -> Bridge {
         let link = |grant: &Grant| {
             let server = self.0.get(&grant.server)?.clone();
-            Some((grant.server.clone(), Arc::new(Link { server, granted: grant.tools.clone(), session: Mutex::default() })))
+            Some((
+                grant.server.clone(),
+                Arc::new(Link { server, granted: grant.tools.clone(), session: Mutex::default(), is_silent: AtomicBool::new(false) }),
+            ))
         };
         Bridge { links: grants.iter().filter_map(link).collect(), answers: JoinSet::new() }
     }
 }
 
 /// The way of one job to its servers. Dropping it gives up what is on its way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Bridge {
     links: BTreeMap<String, Arc<Link>>,
     answers: JoinSet<String>,
 }
 
 impl Bridge {
-    /// Carry a message of the CLI to its server; the answer comes by [`Self::answer`].
+    /// Carry a message of the CLI to its server; the answer comes by [`Self::answer`]. Nothing of it is trusted:
+    /// a tool in the sandbox may have got the CLI to say it.
     pub fn ask(&mut self, request_id: String, asked: McpMessage) {
         let McpMessage { server, message } = asked;
-        let link = self.links.get(&server).cloned();
-        let is_full = self.answers.len() >= MOST_AT_ONCE;
-        self.answers.spawn(async move {
-            let answer = match link {
-                Some(link) if !is_full => link.carry(message).await,
-                Some(_) => refusal(&message, "too many calls are on their way"),
-                None => refusal(&message, "no such server"),
+        let link = self.links.get(&server).cloned().filter(|_| self.answers.len() < MOST_AT_ONCE && message.len() <= LARGEST_MESSAGE);
+        let span = tracing::info_span!("mcp", server);
+        let answering = async move {
+            let answer = match (link, serde_json::from_str(&message)) {
+                (Some(link), Ok(message)) => link.carry(message).await,
+                _ => refusal(&Value::Null, "this is not served"),
             };
             control::mcp_answer(&request_id, &answer)
-        });
+        };
+        self.answers.spawn(answering.instrument(span));
     }
 
     /// The next answer, as a line for the CLI. Waits for ever where nothing was asked. Cancel-safe.
@@ -215,6 +235,8 @@ struct Link {
     server: Arc<Server>,
     granted: Option<Vec<String>>,
     session: Mutex<Session>,
+    /// Whether it failed to answer at the beginning.
+    is_silent: AtomicBool,
 }
 
 /// What the server said at the beginning.
@@ -233,15 +255,23 @@ impl Link {
         let method = message["method"].as_str().unwrap_or_default();
         if message.get("id").is_none() || method.is_empty() {
             // A notification, or an answer to something that we never pass on.
-            if !method.is_empty() {
+            if TOLD.contains(&method) {
                 let _ = timeout(HANDSHAKE_LIMIT, self.post(&message)).await;
             }
             return json!({"jsonrpc": "2.0", "result": {}, "id": 0});
         }
+        if !CARRIED.contains(&method) {
+            return refusal(&message, "this is not served");
+        }
         if method == "tools/call" && !message["params"]["name"].as_str().is_some_and(|tool| self.allows(tool)) {
             return refusal(&message, "this tool may not be used here");
         }
+        if method == "initialize" && self.is_silent.load(Ordering::Relaxed) {
+            // The CLI asks all servers again where one failed; a job waits for it.
+            return refusal(&message, "the server did not answer before");
+        }
         if method == "initialize" {
+            let _ = timeout(FAREWELL_LIMIT, self.leave()).await;
             *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Session::default();
         }
         let limit = if method == "tools/call" { self.server.call_limit } else { HANDSHAKE_LIMIT };
@@ -252,13 +282,17 @@ impl Link {
         match answered {
             Ok(mut answer) => {
                 if method == "tools/list"
-                    && let Some(tools) = answer["result"]["tools"].as_array_mut()
+                    && let Some(tools) = answer.pointer_mut("/result/tools").and_then(Value::as_array_mut)
                 {
                     tools.retain(|tool| tool["name"].as_str().is_some_and(|name| self.allows(name)));
                 }
                 answer
             }
-            Err(trouble) => refusal(&message, trouble),
+            Err(trouble) => {
+                tracing::warn!(trouble, method, "An MCP server failed");
+                self.is_silent.fetch_or(method == "initialize", Ordering::Relaxed);
+                refusal(&message, trouble)
+            }
         }
     }
 
@@ -272,7 +306,7 @@ impl Link {
             let id = response.headers().get(SESSION).cloned();
             self.session.lock().unwrap_or_else(PoisonError::into_inner).id = id;
         }
-        let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(is_event_stream);
         let answer = if is_stream { streamed(response, &message["id"]).await? } else { whole(response).await? };
         if message["method"] == "initialize" {
             let version = answer["result"]["protocolVersion"].as_str().and_then(|version| HeaderValue::from_str(version).ok());
@@ -286,13 +320,14 @@ impl Link {
         let request = self.server.client.post(self.server.url.clone()).headers(self.headers()).header(ACCEPT, accepts).json(message);
         let response = request.send().await.map_err(|error| {
             // Without the address, which may hold a secret.
-            tracing::warn!(cause = %error.without_url(), "An MCP server cannot be reached");
+            let error = error.without_url();
+            tracing::debug!(%error, cause = ?std::error::Error::source(&error), "Could not reach an MCP server");
             "the server cannot be reached"
         })?;
         if response.status().is_success() {
             return Ok(response);
         }
-        tracing::warn!(status = response.status().as_u16(), "An MCP server refused a message");
+        tracing::debug!(status = response.status().as_u16(), "An MCP server refused a message");
         Err("the server refused the message")
     }
 
@@ -328,22 +363,22 @@ async fn whole(mut response: Response) -> Result<Value, Trouble> {
     serde_json::from_slice(&body).map_err(|_| "the answer is not JSON")
 }
 
+fn is_event_stream(kind: &HeaderValue) -> bool {
+    let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("text/event-stream")
+}
+
 /// The answer to `id` among the events of a stream. What else the server says is passed over.
 async fn streamed(mut response: Response, id: &Value) -> Result<Value, Trouble> {
-    let mut unread: Vec<u8> = Vec::new();
+    let mut events = Events::default();
     let mut bytes = 0;
     while let Some(chunk) = response.chunk().await.map_err(|_| "the answer broke off")? {
         bytes += chunk.len();
         if bytes > LARGEST_ANSWER {
             return Err("the answer is too large");
         }
-        unread.extend(chunk.iter().filter(|byte| **byte != b'\r'));
-        while let Some(end) = unread.windows(2).position(|pair| pair == b"\n\n") {
-            let event: Vec<u8> = unread.drain(..end + 2).collect();
-            if let Some(message) = data(&event)
-                && message["id"] == *id
-                && message.get("method").is_none()
-            {
+        for message in events.feed(&chunk) {
+            if message["id"] == *id && message.get("method").is_none() {
                 return Ok(message);
             }
         }
@@ -351,11 +386,34 @@ async fn streamed(mut response: Response, id: &Value) -> Result<Value, Trouble> 
     Err("the server did not answer")
 }
 
-/// The message of one server-sent event.
-fn data(event: &[u8]) -> Option<Value> {
-    let lines = event.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
-    let data: Vec<&[u8]> = lines.map(|line| line.strip_prefix(b" ").unwrap_or(line)).collect();
-    serde_json::from_slice(&data.join(&b'\n')).ok()
+/// The messages in a stream of server-sent events, each read once.
+#[derive(Default)]
+struct Events {
+    line: Vec<u8>,
+    data: Vec<u8>,
+}
+
+impl Events {
+    /// The messages that end in `chunk`.
+    fn feed(&mut self, chunk: &[u8]) -> Vec<Value> {
+        let mut messages = Vec::new();
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if piece.last() != Some(&b'\n') {
+                break;
+            }
+            let line = self.line.trim_ascii_end();
+            if line.is_empty() {
+                messages.extend(serde_json::from_slice::<Value>(&self.data));
+                self.data.clear();
+            } else if let Some(data) = line.strip_prefix(b"data:") {
+                self.data.extend_from_slice(data);
+                self.data.push(b'\n');
+            }
+            self.line.clear();
+        }
+        messages
+    }
 }
 
 #[cfg(test)]
@@ -377,6 +435,7 @@ mod tests {
             (r#"{"docs": {"url": "https://h", "headers": {"a": "s3cret\n"}}}"#, "a header of"),
             (r#"{"docs": {"url": "https://h", "token": "s3cret"}}"#, "line 1"),
             (r#"{"docs": "s3cret"}"#, "line 1"),
+            (r#"{"docs": {"url": "https://h", "timeout_secs": 0}}"#, "not from 1 to 3600"),
         ] {
             let error = Servers::parse(wrong.as_bytes()).expect_err(wrong).to_string();
             assert!(error.contains(what) && !error.contains("s3cret"), "{wrong}: {error}");
@@ -393,10 +452,21 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_an_event_may_be_on_several_lines() {
-        let event = b"event: message\nid: 1\ndata: {\"id\":1,\ndata:\"result\":{}}\n\n";
+    fn a_message_is_found_however_its_stream_is_cut() {
+        let stream =
+            b": ping\n\nevent: message\r\nid: 1\r\ndata: {\"id\":1,\r\ndata:\"result\":{}}\r\n\r\ndata: nonsense\n\ndata: {\"id\":2}\n\n";
+        for size in 1..stream.len() {
+            let mut events = Events::default();
+            let messages: Vec<Value> = stream.chunks(size).flat_map(|chunk| events.feed(chunk)).collect();
+            assert_eq!(messages, [json!({"id": 1, "result": {}}), json!({"id": 2})], "{size}");
+        }
+    }
 
-        assert_eq!(data(event), Some(json!({"id": 1, "result": {}})));
-        assert_eq!(data(b": ping\n\n"), None);
+    #[test]
+    fn a_stream_of_events_is_known_by_its_type_alone() {
+        for kind in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
+            assert!(is_event_stream(&HeaderValue::from_static(kind)));
+        }
+        assert!(!is_event_stream(&HeaderValue::from_static("application/json")));
     }
 }

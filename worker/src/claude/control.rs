@@ -2,7 +2,7 @@
 //! can be read by every process of the machine.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use shared::job::{ChatSpec, Message};
 use uuid::Uuid;
 
@@ -41,8 +41,8 @@ pub struct Question {
 pub struct McpMessage {
     /// The server's name.
     pub server: String,
-    /// The message.
-    pub message: Value,
+    /// The message, as it came. It may be anything: what runs in the sandbox may have made it.
+    pub message: String,
 }
 
 impl Answer {
@@ -75,18 +75,21 @@ impl Question {
     /// Read a `control_request` line.
     pub(super) fn parse(line: &str) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Line {
+        struct Line<'a> {
             request_id: String,
-            request: Request,
+            #[serde(borrow)]
+            request: Request<'a>,
         }
         #[derive(Deserialize)]
-        struct Request {
+        struct Request<'a> {
             subtype: String,
             server_name: Option<String>,
-            message: Option<Value>,
+            #[serde(borrow)]
+            message: Option<&'a RawValue>,
         }
         let Line { request_id, request } = serde_json::from_str(line).ok()?;
-        let mcp = request.server_name.zip(request.message).map(|(server, message)| McpMessage { server, message });
+        let mcp =
+            request.server_name.zip(request.message).map(|(server, message)| McpMessage { server, message: message.get().to_owned() });
         Some(Self { request_id, mcp: mcp.filter(|_| request.subtype == "mcp_message"), subtype: request.subtype })
     }
 
@@ -265,7 +268,7 @@ mod tests {
     fn a_message_for_a_server_is_read_and_answered() {
         let asked =
             r#"{"type":"control_request","request_id":"r","request":{"subtype":"mcp_message","server_name":"docs","message":{"id":1}}}"#;
-        let message = McpMessage { server: "docs".into(), message: json!({"id": 1}) };
+        let message = McpMessage { server: "docs".into(), message: r#"{"id":1}"#.into() };
 
         assert_eq!(Question::parse(asked), Some(Question { request_id: "r".into(), subtype: "mcp_message".into(), mcp: Some(message) }));
         assert_eq!(
