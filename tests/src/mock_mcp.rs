@@ -22,7 +22,7 @@ const SESSION: &str = "session-1";
 
 /// A running server. Dropping it ends it at once.
 pub struct MockMcp {
-    url: String,
+    base: String,
     heard: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
 }
@@ -31,16 +31,21 @@ impl MockMcp {
     /// Serve on a free port.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let url = format!("http://{}/mcp", listener.local_addr()?);
+        let base = format!("http://{}", listener.local_addr()?);
         let (heard, stop, tasks) = (Arc::default(), CancellationToken::new(), TaskTracker::new());
         let accepting = accept(listener, Arc::clone(&heard), tasks.clone(), stop.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
-        Ok(Self { url, heard, stop })
+        Ok(Self { base, heard, stop })
     }
 
     /// Where it is.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        format!("{}/mcp", self.base)
+    }
+
+    /// Where it is when it does not say what tools it has.
+    pub fn listless_url(&self) -> String {
+        format!("{}/listless", self.base)
     }
 
     /// The methods that came, in their order; of a call also the tool.
@@ -74,6 +79,7 @@ async fn accept(listener: TcpListener, heard: Arc<Mutex<Vec<String>>>, tasks: Ta
 async fn answer(request: Request<Incoming>, heard: &Mutex<Vec<String>>) -> Response<Full<Bytes>> {
     let note = |what: String| heard.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let is_listless = request.uri().path() == "/listless";
     let (token, session, version) = (header("authorization"), header("mcp-session-id"), header("mcp-protocol-version"));
     if token != TOKEN {
         note("a stranger".to_owned());
@@ -103,6 +109,7 @@ async fn answer(request: Request<Incoming>, heard: &Mutex<Vec<String>>) -> Respo
     }
     let text = |text: &str| json!({"result": {"content": [{"type": "text", "text": text}]}});
     match (method, tool) {
+        ("tools/list", _) if is_listless => whole(&message, &json!({"error": {"code": 2, "message": "no list today"}})),
         ("tools/list", _) => {
             let schema = json!({"type": "object", "properties": {"text": {"type": "string"}}});
             let tools = ["echo", "fail", "hidden"].map(|name| json!({"name": name, "description": "a tool", "inputSchema": schema}));

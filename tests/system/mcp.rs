@@ -25,6 +25,7 @@ impl Stage {
         let servers = json!({
             "docs": {"url": mcp.url(), "headers": {"Authorization": TOKEN}, "tools": ["echo", "fail"]},
             "broken": {"url": mcp.url(), "headers": {"Authorization": "Bearer wrong"}},
+            "listless": {"url": mcp.listless_url(), "headers": {"Authorization": TOKEN}},
         });
         std::fs::write(&file, servers.to_string())?;
         let system = system.with("MCP_SERVERS_FILE", &file.to_string_lossy());
@@ -91,12 +92,16 @@ async fn nothing_of_the_way_to_a_server_is_in_the_sandbox() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_cannot_be_reached_holds_no_job_up() -> anyhow::Result<()> {
-    let Stage { api, .. } = &Stage::start(Cli::Real).await?;
+async fn a_server_that_fails_holds_no_job_up() -> anyhow::Result<()> {
+    let Stage { mcp, api, .. } = &Stage::start(Cli::Real).await?;
+    let message = "seq:tool:mcp__docs__echo:{\"text\":\"hi\"} || tool:mcp__listless__echo:{} || say:done";
 
-    let id = api.client.submit(json!({"message": "say:hi", "mcp_servers": ["broken"]})).await?;
+    let (said, events) = calls(&api.client, json!({"message": message, "mcp_servers": ["broken", "docs", "listless"]})).await?;
 
-    assert_eq!(api.client.ended(&id).await?["result"]["text"], "hi");
+    assert_eq!(events.last().expect("an end").kind, "job.completed");
+    assert!(said[0] == "false: echo: hi" && said[1].contains("No such tool available"), "{said:?}");
+    let heard = mcp.heard();
+    assert_eq!(heard.iter().filter(|what| *what == "a stranger").count(), 1, "the CLI asks twice: {heard:?}");
     Ok(())
 }
 
@@ -124,7 +129,10 @@ async fn keys_and_conversations_bound_the_servers_of_a_job() -> anyhow::Result<(
     assert_eq!(refused(&api.client, json!({"message": "a", "mcp_servers": ["docs", "nowhere"]})).await?, (422, json!("/mcp_servers/1")));
     assert_eq!(refused(&narrow, json!({"message": "a", "mcp_servers": ["broken"]})).await?, (422, json!("/mcp_servers/0")));
     let list = narrow.get("/api/mcp-servers").await?;
-    assert_eq!(list["data"], json!([{"name": "broken", "allowed": false}, {"name": "docs", "allowed": true}]));
+    assert_eq!(
+        list["data"],
+        json!([{"name": "broken", "allowed": false}, {"name": "docs", "allowed": true}, {"name": "listless", "allowed": false}])
+    );
     let session = api.client.session(json!({"mcp_servers": ["docs"]})).await?;
     let beyond = json!({"message": "a", "session_id": session, "mcp_servers": ["broken"]});
     assert_eq!(refused(&api.client, beyond).await?, (422, json!("/mcp_servers/0")));
