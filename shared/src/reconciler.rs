@@ -12,8 +12,7 @@ use fred::{
     prelude::{Expiration, KeysInterface as _},
     types::SetOptions,
 };
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use crate::{
@@ -75,7 +74,7 @@ struct Reconciler {
     /// When that was last done.
     swept: Option<Instant>,
     /// What is being forgotten.
-    forgetting: Option<JoinHandle<()>>,
+    forgetting: Option<AbortOnDropHandle<()>>,
 }
 
 impl Reconciler {
@@ -266,11 +265,11 @@ impl Reconciler {
             self.swept = Some(Instant::now());
         }
         let store = self.store.clone();
-        self.forgetting = Some(tokio::spawn(async move {
+        self.forgetting = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = forget(&store, sweeps).await {
                 tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not forget what is gone");
             }
-        }));
+        })));
     }
 }
 
