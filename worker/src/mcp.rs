@@ -451,6 +451,27 @@ mod tests {
         assert_eq!(some.rules(), ["mcp__docs__a", "mcp__docs__b"]);
     }
 
+    /// The clock runs ahead whenever nothing else is to be done.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_waited_for_once() {
+        let silent = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let file = format!(r#"{{"docs": {{"url": "http://{}/mcp"}}}}"#, silent.local_addr().expect("bound"));
+        let mut bridge = Servers::parse(file.as_bytes()).expect("right").bridge(&[Grant { server: "docs".into(), tools: None }]);
+        let mut ask = async |message: &str| {
+            let before = tokio::time::Instant::now();
+            bridge.ask("r".into(), McpMessage { server: "docs".into(), message: message.into() });
+            (bridge.answer().await, before.elapsed())
+        };
+
+        let (first, waited) = ask(r#"{"id":1,"method":"initialize"}"#).await;
+        let (second, again) = ask(r#"{"id":2,"method":"initialize"}"#).await;
+
+        assert!(first.contains("did not answer in time") && waited >= HANDSHAKE_LIMIT, "{first}");
+        assert!(second.contains("did not answer before") && again == Duration::ZERO, "{second}");
+        assert!(ask(r#"{"id":3,"method":"resources/list"}"#).await.0.contains("not served"));
+        assert!(ask("[1]").await.0.contains("mcp_response"), "what is no message is answered as well");
+    }
+
     #[test]
     fn a_message_is_found_however_its_stream_is_cut() {
         let stream =
