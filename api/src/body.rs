@@ -101,7 +101,7 @@ pub fn parse<T: DeserializeOwned + Check>(bytes: &[u8]) -> Result<T, ApiError> {
         ApiError::invalid(vec![FieldError::new(pointer(error.path(), &detail), without_value(detail))])
     })?;
     let errors = parsed.check();
-    if errors.is_empty() { Ok(parsed) } else { Err(ApiError::invalid(errors)) }
+    ApiError::refuse(errors).map(|()| parsed)
 }
 
 /// Whether the body says that it is JSON. Parameters such as a charset are ignored: JSON is UTF-8.

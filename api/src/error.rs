@@ -270,6 +270,11 @@ impl ApiError {
         Self { errors, ..Self::new(Code::InvalidRequest, "the request is not valid") }
     }
 
+    /// Refuse a request that is wrong in these places, if there are any.
+    pub fn refuse(errors: Vec<FieldError>) -> Result<(), Self> {
+        if errors.is_empty() { Ok(()) } else { Err(Self::invalid(errors)) }
+    }
+
     /// There is no such thing, or it belongs to somebody else.
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is nothing here")

@@ -88,10 +88,11 @@ impl Jobs {
     /// [`Error::BudgetExhausted`] and [`Error::TooManyJobs`] where its owner or the key may have no more, with
     /// [`Error::NoSuchSession`], [`Error::SessionDeleted`] and [`Error::SessionArchived`], and with [`Error::Unavailable`] when the database is away; nothing was accepted then.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
-        let hash = request_hash(&new);
+        let request = canonical_json(&new.spec);
+        let hash = request_hash(&new, &request);
         // Row first: what Redis loses or never hears, the leader rings for again.
         let inserted = match new.session_id {
-            None => insert(self.store.db().pool(), &new, None, &hash).await,
+            None => insert(self.store.db().pool(), &new, None, &request, &hash).await,
             Some(session) => self.insert_turn(&new, session, &hash).await,
         };
         let refusal = match inserted {
@@ -112,8 +113,8 @@ impl Jobs {
     async fn insert_turn(&self, new: &NewJob, session: SessionId, hash: &[u8]) -> Result<Option<Job>> {
         let transaction = self.store.db().begin().await?;
         let (session, seq) = sessions::take_place(&transaction, new.user_id, session).await?;
-        let turn = NewJob { spec: session.complete(new.spec.clone()), ..new.clone() };
-        let inserted = insert(&transaction, &turn, Some((session.id, seq)), hash).await?;
+        let request = canonical_json(&session.complete(new.spec.clone()));
+        let inserted = insert(&transaction, new, Some((session.id, seq)), &request, hash).await?;
         if inserted.is_some() {
             db::commit(transaction).await?;
         }
@@ -123,7 +124,7 @@ impl Jobs {
     /// The job that the same request made before, under the same key; whatever was changed since. Fails with
     /// [`Error::IdempotencyMismatch`].
     pub async fn made_before(&self, new: &NewJob) -> Result<Option<Submitted>> {
-        self.replay(new, &request_hash(new)).await
+        self.replay(new, &request_hash(new, &canonical_json(&new.spec))).await
     }
 
     async fn replay(&self, new: &NewJob, hash: &[u8]) -> Result<Option<Submitted>> {
@@ -223,7 +224,8 @@ impl Jobs {
             Some(session) => Some((session, sessions::take_place(&transaction, new.user_id, session).await?.1)),
             None => None,
         };
-        let inserted = insert(&transaction, &new, place, &request_hash(&new)).await?;
+        let request = canonical_json(&new.spec);
+        let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request)).await?;
         let lost = || Error::Internal { what: "a retry was not accepted", source: "no row".into() };
         let retry = inserted.ok_or_else(lost)?.id;
         let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
@@ -239,17 +241,28 @@ impl Jobs {
     }
 }
 
-async fn insert(db: &impl ConnectionTrait, new: &NewJob, place: Option<(SessionId, i64)>, hash: &[u8]) -> Result<Option<Job>> {
+/// Insert the row of `new`, whose `request` its conversation may have completed.
+async fn insert(
+    db: &impl ConnectionTrait,
+    new: &NewJob,
+    place: Option<(SessionId, i64)>,
+    request: &str,
+    hash: &[u8],
+) -> Result<Option<Job>> {
     let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
-    table::insert(db, JobId::new(), new, place, &canonical_json(&new.spec), hash, &limits).await
+    table::insert(db, JobId::new(), new, place, request, hash, &limits).await
 }
 
-/// Tells requests apart by what was asked. Asked with another key of the same user it is the same request.
-fn request_hash(new: &NewJob) -> Vec<u8> {
+/// Tells requests apart by what was asked: `request`, and of which conversation. Asked with another key of the
+/// same user it is the same request.
+fn request_hash(new: &NewJob, request: &str) -> Vec<u8> {
     let mut hash = Sha256::new();
     if let Some(session) = new.session_id {
         hash.update(session.to_string());
     }
-    hash.update(canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() }));
+    match &new.spec.allowed_tools {
+        None => hash.update(request),
+        Some(_) => hash.update(canonical_json(&ChatSpec { allowed_tools: None, ..new.spec.clone() })),
+    }
     hash.finalize().to_vec()
 }

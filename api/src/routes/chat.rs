@@ -152,20 +152,24 @@ impl ChatApi {
 async fn check(app: &App, auth: &Authenticated<Chat>, new: &NewJob) -> Result<(), ApiError> {
     let spec = &new.spec;
     check_models(&app.config.models, [("/model", spec.model.as_deref()), ("/fallback_model", spec.fallback_model.as_deref())])?;
+    let (tools, servers) = (spec.tools.as_deref().unwrap_or_default(), spec.mcp_servers.as_deref().unwrap_or_default());
+    if tools.is_empty() && servers.is_empty() {
+        return Ok(());
+    }
     // One that is not there, or takes no more, is refused by the submit itself.
     let session = match new.session_id {
         Some(id) => app.sessions.find(auth.user_id(), id).await?,
         None => None,
     };
-    tools::check(app, auth, session.as_ref(), spec.tools.as_deref().unwrap_or_default()).await?;
-    tools::check_mcp_servers(app, auth, session.as_ref(), spec.mcp_servers.as_deref().unwrap_or_default()).await
+    tools::check(app, auth, session.as_ref(), tools).await?;
+    tools::check_mcp_servers(app, auth, session.as_ref(), servers).await
 }
 
 /// Refuse a model that no job may name. Not a [`Check`](crate::body::Check): what may be named is a setting.
 pub fn check_models<'a>(models: &Models, named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> Result<(), ApiError> {
     let unknown = named.into_iter().filter(|(_, model)| model.is_some_and(|model| !models.include(model)));
     let errors: Vec<_> = unknown.map(|(pointer, _)| FieldError::new(pointer, "is not a model that this service knows")).collect();
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
+    ApiError::refuse(errors)
 }
 
 /// What a job keeps of its owner's budget: what it may cost if it says so, else what the operator thinks a

@@ -103,7 +103,7 @@ pub async fn check_mcp_servers(app: &App, principal: &Principal, session: Option
     };
     let faults = named.iter().enumerate().filter_map(|(index, name)| Some((index, fault(name)?)));
     let faults: Vec<_> = faults.map(|(index, detail)| FieldError::new(format!("/mcp_servers/{index}"), detail)).collect();
-    if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(faults)) }
+    ApiError::refuse(faults)
 }
 
 impl Tool {
@@ -125,7 +125,7 @@ pub async fn check(app: &App, principal: &Principal, session: Option<&Session>, 
     }
     let of_session = session.and_then(|session| session.tools.as_deref());
     let faults = faults(named, &app.tools.list().await?, allowed_by_key(principal), of_session);
-    if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(faults)) }
+    ApiError::refuse(faults)
 }
 
 /// What is wrong with the tools that a job names. Before any worker told what it has, nothing is unknown.
