@@ -9,7 +9,10 @@ use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
 };
-use shared::contents::{Contents, Incoming, Received};
+use shared::{
+    contents::{Contents, Incoming, Received},
+    workspaces::blocking,
+};
 
 use crate::{
     body::declared_length,
@@ -46,17 +49,12 @@ async fn read(body: Body, contents: Contents, limit: u64) -> Result<Received, Ap
         }
         incoming = blocking(move || write(incoming, &chunk)).await?;
     }
-    blocking(move || incoming.finish_durably()).await
+    Ok(blocking(move || incoming.finish_durably()).await?)
 }
 
 fn write(mut incoming: Incoming, chunk: &[u8]) -> std::io::Result<Incoming> {
     incoming.write(chunk)?;
     Ok(incoming)
-}
-
-/// Do what blocks, off the runtime's threads.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(act).await.map_err(ApiError::internal)?.map_err(ApiError::internal)
 }
 
 fn too_large(limit: u64) -> ApiError {

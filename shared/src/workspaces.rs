@@ -10,6 +10,7 @@ use crate::{
     db::{self, jobs, sessions, workspaces as table},
     id::{SessionId, UserId},
     store::Store,
+    time::Timestamp,
     workspace::{Entry, FilePath, Manifest},
 };
 
@@ -39,20 +40,23 @@ impl Workspaces {
         Contents::of(self.store.workspace_store(), session)
     }
 
-    /// Put a file into the workspace of a conversation of `user`; whether it took the place of another.
-    /// Fails with [`Error::NoSuchSession`], [`Error::SessionArchived`], with [`Error::SessionBusy`] while a
-    /// job of it runs, and with [`Error::Workspace`] when the list cannot have it.
-    pub async fn put(&self, user: UserId, session: SessionId, path: FilePath, entry: Entry, content: Received) -> Result<bool> {
+    /// Put a file into the workspace of a conversation of `user`, as runnable as what was there. Answers the
+    /// file, and whether it took the place of something. Fails with [`Error::NoSuchSession`],
+    /// [`Error::SessionArchived`], with [`Error::SessionBusy`] while a job of it runs, and with
+    /// [`Error::Workspace`] when the list cannot have it.
+    pub async fn put(&self, user: UserId, session: SessionId, path: FilePath, content: Received) -> Result<(Entry, bool)> {
         let bounds = self.store.workspace_bounds();
         let contents = self.contents(session);
-        self.change(user, session, async |manifest| {
-            let replaces = manifest.get(&path).is_some();
-            manifest.put(path, entry, bounds).map_err(Error::Workspace)?;
+        let put = self.change(user, session, async |manifest| {
+            let replaced = manifest.get(&path);
+            let is_replaced = replaced.is_some();
+            let executable = matches!(replaced, Some(Entry::File { executable: true, .. }));
+            let entry = Entry::File { sha256: content.sha256.clone(), bytes: content.bytes, executable, modified_at: Timestamp::now() };
+            manifest.put(path, entry.clone(), bounds).map_err(Error::Workspace)?;
             blocking(move || contents.keep(content).and_then(|()| contents.sync_names())).await?;
-            Ok(Some(replaces))
-        })
-        .await
-        .map(|replaces| replaces.unwrap_or(false))
+            Ok(Some((entry, is_replaced)))
+        });
+        put.await?.ok_or_else(|| Error::Internal { what: "a file was not put", source: "nothing changed".into() })
     }
 
     /// Take a file, or a link, out of the workspace of a conversation of `user`. False when there is none;
@@ -122,7 +126,7 @@ async fn try_sweep(store: &Store, user: UserId, session: SessionId) -> Result<()
 }
 
 /// Do what blocks, off the runtime's threads.
-pub(crate) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+pub async fn blocking<T: Send + 'static>(act: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(act).await;
     let done = done.map_err(|source| Error::Internal { what: "the work on contents panicked", source: source.into() })?;
     done.map_err(|source| Error::Internal { what: "the workspace store did not do as asked", source: source.into() })

@@ -177,13 +177,9 @@ impl FilesApi {
         if session.archived {
             return Err(shared::Error::SessionArchived.into());
         }
-        let manifest = app.workspaces.list(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
-        let executable = matches!(manifest.get(&path), Some(Entry::File { executable: true, .. }));
         let received = upload.receive(app.workspaces.contents(id.0.0), app.config.max_file_bytes).await?;
-        let (sha256, bytes) = (received.sha256.clone(), received.bytes);
-        let entry = Entry::File { sha256, bytes, executable, modified_at: Timestamp::now() };
+        let (entry, replaced) = app.workspaces.put(auth.user_id(), id.0.0, path.clone(), received).await?;
         let shown = Json(WorkspaceFile::of(&path, &entry));
-        let replaced = app.workspaces.put(auth.user_id(), id.0.0, path, entry, received).await?;
         Ok(if replaced { PutFileResponse::Replaced(shown) } else { PutFileResponse::Created(shown) })
     }
 
