@@ -491,6 +491,12 @@ pub(crate) fn outcome_of(failure: &Failure, lease: &Lease) -> Outcome {
     }
 }
 
+/// What becomes of a job of which the record could not be read: it has not begun, so nothing failed, and a worker
+/// that can read the record takes it.
+pub(crate) fn unread(error: &shared::Error) -> Outcome {
+    if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
+}
+
 fn unstartable(lease: &Lease, error: &SpawnError) -> Failure {
     tracing::error!(job.id = %lease.job().id, %error, cause = ?std::error::Error::source(error), "Could not start the CLI for job `{}`", lease.job().id);
     Failure::new(Code::CliUnavailable)

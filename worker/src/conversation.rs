@@ -4,7 +4,6 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use shared::{
-    job::JobError,
     lease::{Kept, Lease, Outcome},
     session::Session,
     workspace::Bounds,
@@ -12,7 +11,7 @@ use shared::{
 use uuid::Uuid;
 
 use crate::{
-    chat::outcome_of,
+    chat::{self, outcome_of},
     claude::{
         command::Thread,
         failure::{Code, Failure},
@@ -122,12 +121,7 @@ where
 /// The record did not tell what the turn goes on from.
 pub fn unread(lease: &Lease, error: &shared::Error) -> Outcome {
     tracing::warn!(job.id = %lease.job().id, %error, cause = ?std::error::Error::source(error), "Could not read the conversation of job `{}`", lease.job().id);
-    // Not begun, so nothing failed: a worker that can read the record takes it.
-    if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(internal()) }
-}
-
-fn internal() -> JobError {
-    Failure::new(Code::InternalError).error
+    chat::unread(error)
 }
 
 fn failed(lease: &Lease, error: &dyn std::error::Error, code: Code) -> Outcome {

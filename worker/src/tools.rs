@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use shared::{job::ChatSpec, lease::Outcome, session::Session, tool::allowed_of_mcp_server};
 
 use crate::{
+    chat::unread,
     claude::failure::{Code, Failure},
     mcp::Grant,
     workshop::Workshop,
@@ -24,8 +25,7 @@ pub async fn of_job(workshop: &Workshop, spec: &ChatSpec, session: Option<&Sessi
     }
     let switched_off = workshop.tools.switched_off().await.map_err(|error| {
         tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not read which tools are switched off");
-        // Not begun, so nothing failed: a worker that can read the record takes it.
-        if error.is_unavailable() { Outcome::HandBack } else { Outcome::Failed(Failure::new(Code::InternalError).error) }
+        unread(&error)
     })?;
     allowed(spec, wanted, of_session, &switched_off).map_err(|failure| Outcome::Failed(failure.error))
 }

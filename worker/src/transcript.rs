@@ -87,7 +87,7 @@ pub fn pack(config: &Path, session: SessionId, message: Uuid, cli_version: Optio
             has_lines = true;
         }
         let Some(beside) = folder.folder(&name)? else { continue };
-        for (path, found) in beside.walk(Bounds { bytes: LARGEST - bytes.min(LARGEST), entries: MOST_FILES })? {
+        for (path, found) in beside.walk(Bounds { bytes: LARGEST - bytes, entries: MOST_FILES })? {
             if let Found::File(metadata) = found {
                 // In two folders; neither is more right than the other.
                 if !names.insert(path.clone()) {
@@ -101,9 +101,6 @@ pub fn pack(config: &Path, session: SessionId, message: Uuid, cli_version: Optio
     }
     if !has_lines {
         return Err(TranscriptError::Missing);
-    }
-    if bytes > LARGEST {
-        return Err(TranscriptError::TooLarge);
     }
     let body = archive.into_inner()?.finish()?;
     Ok(Transcript { body: body.into(), bytes, cli_version })
