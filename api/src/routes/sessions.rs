@@ -15,6 +15,7 @@ use shared::{
     id::{JobId, SessionId},
     image::ImageSource,
     job::{self, ContentBlock, Message},
+    principal::Principal,
     session::{self, NewSession, SessionChange, SessionFigures},
     time::Timestamp,
 };
@@ -217,9 +218,7 @@ impl SessionsApi {
         body: Checked<CreateSession>,
     ) -> Result<CreateSessionResponse, ApiError> {
         let new = body.0.into_new();
-        check_models(&app.config.models, [("/model", new.model.as_deref())])?;
-        tools::check(&app, &auth, None, new.tools.as_deref().unwrap_or_default()).await?;
-        tools::check_mcp_servers(&app, &auth, None, new.mcp_servers.as_deref().unwrap_or_default()).await?;
+        check_offered(&app, &auth, new.model.as_deref(), new.tools.as_deref(), new.mcp_servers.as_deref()).await?;
         let made = app.sessions.create(auth.user_id(), &new).await?;
         let location = format!("/api/sessions/{}", made.id);
         Ok(CreateSessionResponse::Created(Json((made, SessionFigures::default()).into()), location))
@@ -268,10 +267,8 @@ impl SessionsApi {
         body: Checked<UpdateSession>,
     ) -> Result<Json<Session>, ApiError> {
         let change = body.0.into_change();
-        check_models(&app.config.models, [("/model", change.model.as_ref().and_then(Option::as_deref))])?;
-        tools::check(&app, &auth, None, change.tools.as_ref().and_then(Option::as_deref).unwrap_or_default()).await?;
-        let servers = change.mcp_servers.as_ref().and_then(Option::as_deref);
-        tools::check_mcp_servers(&app, &auth, None, servers.unwrap_or_default()).await?;
+        let (model, tools) = (change.model.as_ref().and_then(Option::as_deref), change.tools.as_ref().and_then(Option::as_deref));
+        check_offered(&app, &auth, model, tools, change.mcp_servers.as_ref().and_then(Option::as_deref)).await?;
         app.sessions.update(auth.user_id(), id.0.0, change).await?.ok_or_else(ApiError::not_found)?;
         let found = app.sessions.look(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
         Ok(Json(found.into()))
@@ -351,40 +348,55 @@ fn server_names(servers: Vec<Wire<McpServerName>>) -> Vec<String> {
     servers.into_iter().map(|Wire(McpServerName(name))| name).collect()
 }
 
-fn check_title(faults: &mut Faults, title: Option<&str>) {
+/// What is wrong with the settings that a conversation begins with, or is to have.
+fn faults_of<'a>(
+    title: Option<&str>,
+    system_prompt: Option<&str>,
+    model: Option<&str>,
+    tools: Option<&'a Vec<Wire<ToolName>>>,
+    mcp_servers: Option<&'a Vec<Wire<McpServerName>>>,
+    metadata: Option<&Wire<Metadata>>,
+) -> Faults {
+    let mut faults = Faults::default();
     let is_right = title.is_none_or(|title| (1..=MAX_TITLE_CHARS).contains(&title.chars().count()));
     faults.unless(is_right, "/title", format!("must be 1 to {MAX_TITLE_CHARS} characters"));
+    let is_short = system_prompt.is_none_or(|prompt| prompt.chars().nth(MAX_PROMPT_CHARS).is_none());
+    faults.unless(is_short, "/system_prompt", format!("must be at most {MAX_PROMPT_CHARS} characters"));
+    check_model(&mut faults, "/model", model);
+    check_tools(&mut faults, tools.into_iter().flatten().map(|Wire(ToolName(name))| name.as_str()));
+    check_mcp_servers(&mut faults, mcp_servers.into_iter().flatten().map(|Wire(McpServerName(name))| name.as_str()));
+    if let Some(Wire(Metadata(metadata))) = metadata {
+        check_metadata(&mut faults, metadata);
+    }
+    faults
 }
 
 impl Check for CreateSession {
     fn check(&self) -> Vec<FieldError> {
-        let mut faults = Faults::default();
-        check_title(&mut faults, self.title.as_deref());
-        let is_short = self.system_prompt.as_deref().is_none_or(|prompt| prompt.chars().nth(MAX_PROMPT_CHARS).is_none());
-        faults.unless(is_short, "/system_prompt", format!("must be at most {MAX_PROMPT_CHARS} characters"));
-        check_model(&mut faults, "/model", self.model.as_deref());
-        check_tools(&mut faults, self.tools.iter().flatten().map(|Wire(ToolName(name))| name.as_str()));
-        check_mcp_servers(&mut faults, self.mcp_servers.iter().flatten().map(|Wire(McpServerName(name))| name.as_str()));
-        if let Some(Wire(Metadata(metadata))) = &self.metadata {
-            check_metadata(&mut faults, metadata);
-        }
-        faults.into()
+        let Self { title, model, system_prompt, tools, mcp_servers, metadata } = self;
+        let (title, system_prompt, model) = (title.as_deref(), system_prompt.as_deref(), model.as_deref());
+        faults_of(title, system_prompt, model, tools.as_ref(), mcp_servers.as_ref(), metadata.as_ref()).into()
     }
 }
 
 impl Check for UpdateSession {
     fn check(&self) -> Vec<FieldError> {
-        let mut faults = Faults::default();
-        check_title(&mut faults, self.title.value().map(String::as_str));
-        check_model(&mut faults, "/model", self.model.value().map(String::as_str));
-        check_tools(&mut faults, self.tools.value().into_iter().flatten().map(|Wire(ToolName(name))| name.as_str()));
-        let servers = self.mcp_servers.value().into_iter().flatten();
-        check_mcp_servers(&mut faults, servers.map(|Wire(McpServerName(name))| name.as_str()));
-        if let Some(Wire(Metadata(metadata))) = &self.metadata {
-            check_metadata(&mut faults, metadata);
-        }
-        faults.into()
+        let (title, model) = (self.title.value().map(String::as_str), self.model.value().map(String::as_str));
+        faults_of(title, None, model, self.tools.value(), self.mcp_servers.value(), self.metadata.as_ref()).into()
     }
+}
+
+/// Refuse settings of which this service, or the key, has nothing.
+async fn check_offered(
+    app: &App,
+    principal: &Principal,
+    model: Option<&str>,
+    tools: Option<&[String]>,
+    mcp_servers: Option<&[String]>,
+) -> Result<(), ApiError> {
+    check_models(&app.config.models, [("/model", model)])?;
+    tools::check(app, principal, None, tools.unwrap_or_default()).await?;
+    tools::check_mcp_servers(app, principal, None, mcp_servers.unwrap_or_default()).await
 }
 
 impl From<(session::Session, SessionFigures)> for Session {
