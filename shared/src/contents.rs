@@ -38,10 +38,7 @@ impl Contents {
 
     /// The conversations that have contents below `store`.
     pub(crate) fn sessions(store: &Path) -> io::Result<Vec<SessionId>> {
-        let entries = match fs::read_dir(store) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
+        let Some(entries) = if_there(fs::read_dir(store))? else { return Ok(Vec::new()) };
         let mut sessions = Vec::new();
         for entry in entries {
             // What has another name is not ours.
@@ -60,12 +57,11 @@ impl Contents {
     pub fn receive(&self) -> io::Result<Incoming> {
         let path = self.folder.join(format!("{INCOMING}{}", Uuid::new_v4().simple()));
         let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-                open()?
-            }
-            opened => opened?,
+        let file = if let Some(file) = if_there(open())? {
+            file
+        } else {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+            open()?
         };
         Ok(Incoming { file, path: Some(path), digest: Sha256::new(), bytes: 0 })
     }
@@ -84,20 +80,14 @@ impl Contents {
     /// Make sure that all that was kept so far survives a loss of power: once for many contents, and with
     /// whatever else waits to be written to that disk.
     pub fn sync(&self) -> io::Result<()> {
-        match File::open(&self.folder) {
-            Ok(folder) => Ok(rustix::fs::syncfs(folder)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
+        let Some(folder) = if_there(File::open(&self.folder))? else { return Ok(()) };
+        Ok(rustix::fs::syncfs(folder)?)
     }
 
     /// Remove what `manifest` does not name, until `end`. Nobody may add to the list before that.
     pub(crate) fn sweep(&self, manifest: &Manifest, end: Instant) -> io::Result<()> {
         let named: HashSet<&str> = manifest.contents().map(ContentHash::as_str).collect();
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
+        let Some(entries) = if_there(fs::read_dir(&self.folder))? else { return Ok(()) };
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
@@ -114,7 +104,7 @@ impl Contents {
                 return Ok(());
             }
             if is_garbage {
-                gone_or(fs::remove_file(entry.path()))?;
+                if_there(fs::remove_file(entry.path()))?;
             }
         }
         Ok(())
@@ -122,7 +112,7 @@ impl Contents {
 
     /// Remove all of it.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        gone_or(fs::remove_dir_all(&self.folder))
+        if_there(fs::remove_dir_all(&self.folder)).map(|_| ())
     }
 }
 
@@ -172,11 +162,11 @@ pub struct Received {
     path: Option<PathBuf>,
 }
 
-/// What is gone already was removed.
-fn gone_or(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// What came of something that may not be there: `None` if it was not.
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
     }
 }
 

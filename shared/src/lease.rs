@@ -222,23 +222,19 @@ impl Lease {
     /// After the news, which somebody waits for. All of it is done by others later if it is not done here.
     async fn let_the_conversation_go_on(&self, settled: &Job, report: Report) {
         let Some(session) = settled.session_id else { return };
-        if let Some(kept) = report.kept.filter(|_| settled.state == JobState::Completed) {
-            let body = &kept.transcript.body;
-            // Before the next turn begins, which may look for it.
-            if body.len() <= cache::LARGEST
-                && let Err(error) = cache::put(self.store.redis(), session, self.turn(), body).await
-            {
-                tracing::debug!(session.id = %session, %error, "Kept no copy of the transcript of `{session}`");
-            }
-            ending::ring_for_next(&self.store, settled).await;
-            // An attempt before this one may have left some as well.
-            if kept.leaves_contents || self.job.attempt > 1 {
-                // Unless the next turn has begun: then the one after it does.
-                sweep(&self.store, settled.user_id, session).await;
-            }
-            return;
+        let kept = report.kept.filter(|_| settled.state == JobState::Completed);
+        // Before the next turn begins, which may look for it.
+        if let Some(body) = kept.as_ref().map(|kept| &kept.transcript.body).filter(|body| body.len() <= cache::LARGEST)
+            && let Err(error) = cache::put(self.store.redis(), session, self.turn(), body).await
+        {
+            tracing::debug!(session.id = %session, %error, "Kept no copy of the transcript of `{session}`");
         }
         ending::ring_for_next(&self.store, settled).await;
+        // An attempt before this one may have left some as well.
+        if kept.is_some_and(|kept| kept.leaves_contents || self.job.attempt > 1) {
+            // Unless the next turn has begun: then the one after it does.
+            sweep(&self.store, settled.user_id, session).await;
+        }
     }
 
     fn turn(&self) -> TurnId {

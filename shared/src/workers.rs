@@ -221,12 +221,8 @@ impl Workers {
             what: "a worker's row holds what this version cannot read",
             source: source.into(),
         };
-        let mut known: Option<BTreeSet<String>> = None;
-        for list in told {
-            let names: BTreeSet<String> = serde_json::from_str(&list).map_err(unreadable)?;
-            known = Some(known.map_or_else(|| names.clone(), |known| &known & &names));
-        }
-        Ok(known)
+        let known: Vec<BTreeSet<String>> = told.iter().map(|list| serde_json::from_str(list).map_err(unreadable)).collect::<Result<_>>()?;
+        Ok(known.into_iter().reduce(|all, some| &all & &some))
     }
 
     /// Ask a worker to take no more jobs, and to end once the running ones have ended or were handed back;

@@ -48,8 +48,8 @@ impl FilePath {
     }
 
     /// The folders it is in, outermost first.
-    fn folders(&self) -> impl Iterator<Item = &str> {
-        self.0.match_indices('/').map(|(end, _)| &self.0[..end])
+    fn folders(&self) -> impl Iterator<Item = Self> {
+        self.0.match_indices('/').map(|(end, _)| Self(self.0[..end].to_owned()))
     }
 }
 
@@ -216,16 +216,12 @@ impl Manifest {
 
     /// Put `entry` at `path`, in the place of what is there, unless that is a folder with something in it.
     pub fn put(&mut self, path: FilePath, entry: Entry, bounds: Bounds) -> Result<(), Refused> {
-        let is_no_folder = |folder: &str| {
-            let folder = FilePath(folder.to_owned());
-            self.entries.get(&folder).is_some_and(|entry| *entry != Entry::Folder)
-        };
+        let is_no_folder = |path: FilePath| self.entries.get(&path).is_some_and(|entry| *entry != Entry::Folder);
         if self.is_folder(&path) || path.folders().any(is_no_folder) {
             return Err(Refused::Occupied);
         }
         let mut changed = self.clone();
-        let folders: Vec<FilePath> = path.folders().map(|folder| FilePath(folder.to_owned())).collect();
-        for folder in folders {
+        for folder in path.folders() {
             changed.entries.remove(&folder);
         }
         changed.entries.insert(path, entry);

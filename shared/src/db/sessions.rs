@@ -82,16 +82,16 @@ pub async fn insert(db: &Db, id: SessionId, user: UserId, new: &NewSession) -> R
     session(db.pool(), sql, values).await
 }
 
+const FIND: &str = "SELECT * FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL";
+
 /// A conversation of `user` that was not deleted.
 pub async fn find(db: &impl ConnectionTrait, user: UserId, id: SessionId) -> Result<Option<Session>> {
-    let sql = "SELECT * FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL";
-    session(db, sql, [id.uuid().into(), user.uuid().into()]).await
+    session(db, FIND, [id.uuid().into(), user.uuid().into()]).await
 }
 
 /// The same, held against everyone else until the transaction ends.
 pub async fn hold(db: &impl ConnectionTrait, user: UserId, id: SessionId) -> Result<Option<Session>> {
-    let sql = "SELECT * FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL {for_update}";
-    session(db, sql, [id.uuid().into(), user.uuid().into()]).await
+    session(db, &format!("{FIND} {{for_update}}"), [id.uuid().into(), user.uuid().into()]).await
 }
 
 /// Any conversation, deleted or not, once nobody holds it.
@@ -225,18 +225,18 @@ pub async fn list(
     shown.into_iter().map(|row| Ok((row.session.try_into()?, row.figures.into()))).collect()
 }
 
-/// Take from a conversation what was said in it; its row stays. False when it was not there.
+/// Takes from the conversations of a user what was said in them; their rows stay.
+const MARK_DELETED: &str = "UPDATE sessions SET deleted_at = {now}, updated_at = {now}, title = NULL, system_prompt = NULL, metadata = '{}'
+                            WHERE user_id = $1 AND deleted_at IS NULL";
+
+/// Delete a conversation of `user`; its row stays. False when it was not there.
 pub async fn mark_deleted(db: &impl ConnectionTrait, user: UserId, id: SessionId) -> Result<bool> {
-    let sql = "UPDATE sessions SET deleted_at = {now}, updated_at = {now}, title = NULL, system_prompt = NULL, metadata = '{}'
-               WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL";
-    Ok(execute(db, sql, [id.uuid().into(), user.uuid().into()]).await? == 1)
+    Ok(execute(db, &format!("{MARK_DELETED} AND id = $2"), [user.uuid().into(), id.uuid().into()]).await? == 1)
 }
 
 /// The same for all conversations of `user`.
 pub async fn mark_all_deleted(db: &impl ConnectionTrait, user: UserId) -> Result<()> {
-    let sql = "UPDATE sessions SET deleted_at = {now}, updated_at = {now}, title = NULL, system_prompt = NULL, metadata = '{}'
-               WHERE user_id = $1 AND deleted_at IS NULL";
-    execute(db, sql, [user.uuid().into()]).await?;
+    execute(db, MARK_DELETED, [user.uuid().into()]).await?;
     Ok(())
 }
 
