@@ -4,6 +4,7 @@
 # Start one that keeps its data in `scratch`, known as `postgres`, and leave its address in
 # `TEST_POSTGRES_URL`.
 start_postgres() {
+    # shellcheck disable=SC2154 # `scratch` is set by whoever calls this.
     local home=$scratch/pg port password
     # It starts only where its user may be.
     local user=(env -C "$home")
