@@ -84,6 +84,11 @@ impl MockAnthropic {
         self.service.log.reached(count).await;
     }
 
+    /// Let `count` deltas of gated scripts out, the ones that wait or the next ones.
+    pub fn let_out(&self, count: usize) {
+        self.service.gate.add_permits(count);
+    }
+
     /// Wait until no answer is under way: each was given, or its client left.
     pub async fn idle(&self) {
         self.service.log.idle().await;

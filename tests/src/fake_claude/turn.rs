@@ -87,7 +87,7 @@ impl Cli {
         let cached = if self.has_past || self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
         let usage = Usage { output: reply.output_tokens(), ..Usage::cached(prompt, cached) };
         match step {
-            Some(Step::Hang) => return Err(self.abort_silence()),
+            Some(Step::Hang | Step::Gated(_)) => return Err(self.abort_silence()),
             Some(Step::HangMid) => self.stream(&Reply::text("partial answer", pace), usage, Some(2))?,
             Some(Step::StreamError(error, times)) if self.may_fail => {
                 self.withdraw(&Reply::text("partial answer", pace), 2);

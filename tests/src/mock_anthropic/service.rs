@@ -1,6 +1,6 @@
 //! The routes of the API and who may use them.
 
-use std::{error::Error, fmt, future::pending};
+use std::{error::Error, fmt, future::pending, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -10,6 +10,7 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::model::{ApiError, Script, Usage, fresh_id};
@@ -32,6 +33,8 @@ pub(super) struct Service {
     memory: Memory,
     tasks: TaskTracker,
     pub(super) log: Log,
+    /// What scripts say is let out by: a permit a delta.
+    pub(super) gate: Arc<Semaphore>,
 }
 
 /// The connection is to break without an answer.
@@ -49,7 +52,7 @@ impl Error for HangUp {}
 impl Service {
     pub(super) fn new(options: Options, tasks: TaskTracker) -> Self {
         let log = Log::new(options.keep);
-        Self { options, memory: Memory::default(), tasks, log }
+        Self { options, memory: Memory::default(), tasks, log, gate: Arc::new(Semaphore::new(0)) }
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, HangUp> {
@@ -87,7 +90,7 @@ impl Service {
                 let prompt = self.memory.prompt_usage(&conversation, prompt_tokens);
                 let usage = Usage { output: reply.output_tokens(), ..prompt };
                 if conversation.is_streaming {
-                    let (chunks, body) = streamed();
+                    let (chunks, body) = streamed(Arc::clone(&self.gate));
                     self.tasks.spawn(chunks.speak(reply, conversation.model, usage, ending, open));
                     return Ok(response(StatusCode::OK, "text/event-stream; charset=utf-8", body));
                 }

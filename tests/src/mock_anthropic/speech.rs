@@ -1,13 +1,16 @@
 //! A reply on the wire: whole, or as server-sent events at the pace the script asks for.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 
 use crate::model::{Block, ModelEvent, Reply, Usage, events};
 
@@ -25,14 +28,14 @@ pub(super) fn whole(json: &Value) -> Body {
     Full::new(Bytes::from(json.to_string())).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-/// A body whose chunks are received from the returned sender's other half.
-pub(super) fn streamed() -> (Chunks, Body) {
+/// A body whose chunks are received from the returned sender's other half. `gate` lets gated deltas out.
+pub(super) fn streamed(gate: Arc<Semaphore>) -> (Chunks, Body) {
     let (chunks, receiver) = mpsc::channel(16);
     let frames = stream::unfold(receiver, |mut receiver: mpsc::Receiver<_>| async {
         let chunk: io::Result<Bytes> = receiver.recv().await?;
         Some((chunk.map(Frame::data), receiver))
     });
-    (Chunks { chunks, batch: Vec::new() }, StreamBody::new(frames).boxed_unsync())
+    (Chunks { body: chunks, batch: Vec::new(), gate }, StreamBody::new(frames).boxed_unsync())
 }
 
 /// A message as JSON.
@@ -48,8 +51,9 @@ pub(super) fn message(reply: &Reply, model: &str, usage: Usage) -> Value {
 
 /// The sending half of a streamed body.
 pub(super) struct Chunks {
-    chunks: mpsc::Sender<io::Result<Bytes>>,
+    body: mpsc::Sender<io::Result<Bytes>>,
     batch: Vec<u8>,
+    gate: Arc<Semaphore>,
 }
 
 /// The client has left.
@@ -59,7 +63,7 @@ impl Chunks {
     /// Say `reply` and end as `ending` wants. Returns early when the client leaves; the answer is under
     /// way (`_open`) until then.
     pub(super) async fn speak(mut self, reply: Reply, model: String, usage: Usage, ending: Ending, _open: Open) {
-        let client = self.chunks.clone();
+        let client = self.body.clone();
         tokio::select! {
             _ = self.try_speak(&reply, &model, usage, ending) => {}
             () = client.closed() => {}
@@ -77,6 +81,10 @@ impl Chunks {
                 if !reply.delay.is_zero() {
                     self.flush().await?;
                     sleep(reply.delay).await;
+                }
+                if reply.is_gated {
+                    self.flush().await?;
+                    self.gate.acquire().await.map_err(|_| Gone)?.forget();
                 }
             }
             self.event(event.name(), |json| event.write_json(reply, model, usage, json));
@@ -100,7 +108,7 @@ impl Chunks {
             }
             Ending::Silence => {
                 self.flush().await?;
-                self.chunks.closed().await;
+                self.body.closed().await;
             }
         }
         self.flush().await
@@ -123,6 +131,6 @@ impl Chunks {
     }
 
     async fn send(&self, chunk: io::Result<Bytes>) -> Result<(), Gone> {
-        self.chunks.send(chunk).await.map_err(|_| Gone)
+        self.body.send(chunk).await.map_err(|_| Gone)
     }
 }

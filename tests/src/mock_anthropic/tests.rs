@@ -46,6 +46,26 @@ async fn a_streamed_answer_is_framed_as_the_api_frames_it() {
 }
 
 #[tokio::test]
+async fn a_gated_answer_says_each_piece_when_it_is_let_out() {
+    let mock = MockAnthropic::start().await.expect("a port");
+    let mut response = ask(&mock, "gated:2", true).send().await.expect("an answer");
+    let mut heard = String::new();
+
+    for next in ["content_block_start", "tick 0 "] {
+        while !heard.contains(next) {
+            let chunk = response.chunk().await.expect("a piece").expect("more to come");
+            heard += std::str::from_utf8(&chunk).expect("UTF-8");
+        }
+        assert!(!heard.contains(if next == "tick 0 " { "tick 1 " } else { "tick 0 " }), "{heard}");
+        mock.let_out(1);
+    }
+
+    let rest = response.text().await.expect("the rest");
+    assert!(rest.contains("tick 1 ") && rest.contains("message_stop"), "{rest}");
+    mock.stop().await;
+}
+
+#[tokio::test]
 async fn a_grown_answer_comes_whole_and_in_large_pieces() {
     let mock = MockAnthropic::start().await.expect("a port");
 

@@ -20,6 +20,8 @@ pub struct Reply {
     pub stop: StopReason,
     /// The time before each delta.
     pub delay: Duration,
+    /// Whether each delta waits until it is let out.
+    pub is_gated: bool,
 }
 
 /// One content block, in the pieces it is streamed in.
@@ -65,10 +67,8 @@ impl Reply {
             Step::Think(text) => Self::thought(text, pace),
             Step::Tools(calls) => Self::tools(calls, pace),
             Step::Loop(call) => Self::tools(std::slice::from_ref(call), pace),
-            Step::Slow(count, every) => Self {
-                delay: *every,
-                ..Self::of(vec![Block::Text((0..*count).map(|n| format!("tick {n} ")).collect())], StopReason::EndTurn, pace)
-            },
+            Step::Slow(count, every) => Self { delay: *every, ..Self::ticks(*count, pace) },
+            Step::Gated(count) => Self { is_gated: true, ..Self::ticks(*count, pace) },
             Step::Flood(count) => Self::of(vec![Block::Text((0..*count).map(|n| format!("w{n} ")).collect())], StopReason::EndTurn, pace),
             Step::Grow(bytes) => Self::text(&filling(*bytes), Pace { chunk: pace.chunk.or(Some(LARGE_PIECE)), ..pace }),
             Step::MaxTokens(text) => Self { stop: StopReason::MaxTokens, ..Self::text(text, pace) },
@@ -102,6 +102,10 @@ impl Reply {
         self.blocks.iter().map(Block::tokens).sum::<u64>().max(1)
     }
 
+    fn ticks(count: u32, pace: Pace) -> Self {
+        Self::of(vec![Block::Text((0..count).map(|n| format!("tick {n} ")).collect())], StopReason::EndTurn, pace)
+    }
+
     fn thought(text: &str, pace: Pace) -> Self {
         let blocks = vec![Block::Thinking(chunks(text, pace.chunk())), Block::text(&format!("Answer: {text}"), pace)];
         Self::of(blocks, StopReason::EndTurn, pace)
@@ -114,7 +118,7 @@ impl Reply {
     }
 
     fn of(blocks: Vec<Block>, stop: StopReason, pace: Pace) -> Self {
-        Self { id: fresh_id("msg"), blocks, stop, delay: pace.delay }
+        Self { id: fresh_id("msg"), blocks, stop, delay: pace.delay, is_gated: false }
     }
 }
 

@@ -54,6 +54,7 @@ fn gist(prompt: &str) -> String {
         | Step::Fail(..)
         | Step::StreamError(..)
         | Step::Drop(_)
+        | Step::Gated(_)
         | Step::Hang
         | Step::HangMid
         | Step::Cli(_) => None,

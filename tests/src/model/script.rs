@@ -65,6 +65,8 @@ pub enum Step {
     Loop(ToolCall),
     /// `slow:N:SECS`: so many deltas, so far apart.
     Slow(u32, Duration),
+    /// `gated:N`: so many deltas, each once the test lets it out. The fake CLI has no gate: it says none of them.
+    Gated(u32),
     /// `flood:N`: so many small deltas as fast as they go.
     Flood(u32),
     /// `grow:BYTES`: a text so long, in large pieces, that does not compress to nothing.
@@ -162,6 +164,7 @@ impl Step {
                 let (count, secs) = rest.split_once(':')?;
                 Some(Self::Slow(pieces(count)?, seconds(secs)?))
             }
+            ("gated", Some(count)) => Some(Self::Gated(pieces(count)?)),
             ("flood", Some(count)) => Some(Self::Flood(pieces(count)?)),
             ("grow", Some(bytes)) => Some(Self::Grow(bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?)),
             ("maxtok", Some(text)) => Some(Self::MaxTokens(text.into())),
