@@ -1,6 +1,7 @@
 # What the machine must have, and how it gets there. Programs of the system come from its own packages,
 # the Claude CLI from npm at the version in `claude-cli/package.json`, schemathesis from PyPI as in
-# `schemathesis/requirements.txt`; what needs no root goes to `.tools/`.
+# `schemathesis/requirements.txt`, the clients of streams from both as in `../tests/clients`; what needs no root
+# goes to `.tools/`.
 # shellcheck shell=bash
 
 tools=$PWD/.tools
@@ -54,14 +55,14 @@ apt_install() {
     fail "apt-get could not install: $*" "check the network, then try \`apt-get install $*\`"
 }
 
-# Without root: fetch the packages and what they depend on, and unpack them below `.tools/`.
+# Without installing: fetch the packages and what they depend on, and unpack them below `.tools/`.
 unpack_packages() {
-    say "Unpacking into .tools (no root here): $*"
+    say "Unpacking into .tools: $*"
     local archives=$tools/apt archive
     mkdir -p "$archives/lists/partial" "$archives/cache/archives/partial"
     if ! download_packages "$archives" "$@" >>"$tools/apt.log" 2>&1; then
         tail -n 5 "$tools/apt.log" >&2
-        fail "cannot install without root: $*" "as root: \`apt-get install $*\`"
+        fail "cannot unpack: $*" "as root: \`apt-get install $*\`"
     fi
     for archive in "$archives"/*.deb; do
         dpkg-deb -x "$archive" "$tools/root"
@@ -83,9 +84,11 @@ download_packages() {
 # Each program gets a starter that shows it the libraries beside it, and nobody else.
 expose_unpacked() {
     local program libraries
-    libraries=$tools/root/usr/lib:$tools/root/usr/lib/$(uname -m)-linux-gnu
+    libraries=$tools/root/usr/lib/$(uname -m)-linux-gnu
+    libraries=$tools/root/usr/lib:$libraries:$libraries/pulseaudio
     mkdir -p "$tools/bin"
-    for program in "$tools"/root/{bin,usr/bin,usr/lib/postgresql/*/bin}/*; do
+    # The browser last: what is in `usr/bin` looks for it where it would be installed.
+    for program in "$tools"/root/{bin,usr/bin,usr/sbin,usr/lib/postgresql/*/bin}/* "$tools"/root/usr/lib/chromium/chromium; do
         [[ -x $program ]] || continue
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries" "$program" >"$tools/bin/${program##*/}"
         chmod +x "$tools/bin/${program##*/}"
@@ -111,7 +114,21 @@ require_services() {
 }
 
 require_test_services() {
-    require_packages initdb:postgresql ip:iproute2
+    require_packages initdb:postgresql ip:iproute2 curl:curl
+    # Unpacked and not installed: that would have it serve this machine's port 80 from then on.
+    has nginx || ! has apt-get || unpack_packages nginx
+    require_packages nginx:nginx
+}
+
+# require_chromium: have a browser, and leave its path in `CHROMIUM`.
+require_chromium() {
+    if [[ -n ${CHROMIUM:-} ]]; then
+        has "$CHROMIUM" || fail "\`CHROMIUM\` is \`$CHROMIUM\`, which cannot be run"
+        return
+    fi
+    require_packages chromium:chromium
+    CHROMIUM=$(command -v chromium)
+    export CHROMIUM
 }
 
 # nextest, built here once where the machine has none. `cargo test` runs the same tests, with less to say.
@@ -187,22 +204,62 @@ install_schemathesis() {
     local version=$1 folder=$2 pins=$3
     require_venv
     say "Installing schemathesis $version with pip into .tools"
-    rm -rf "$folder"
-    if ! logged pip python3 -m venv "$folder" ||
-        ! logged pip "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps \
-            --only-binary :all: --require-hashes --requirement "$pins"; then
-        tail -n 5 "$tools/pip.log" >&2
+    make_venv "$folder" "$pins" ||
         fail "pip could not install schemathesis $version" "check the network, or set \`SCHEMATHESIS\` to a copy you have"
-    fi
     [[ $("$folder/bin/schemathesis" --version) == *"$version"* ]] || fail "the schemathesis that pip installed does not start"
     cp "$pins" "$folder/requirements.txt"
+}
+
+# make_venv FOLDER PINS: a venv there with what the file pins, and nothing else.
+make_venv() {
+    rm -rf "$1"
+    logged pip python3 -m venv "$1" &&
+        logged pip "$1/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --only-binary :all: \
+            --require-hashes --requirement "$2" && return
+    tail -n 5 "$tools/pip.log" >&2
+    return 1
+}
+
+# require_stream_clients: have the clients that streams are tried with, and leave their folder in `STREAM_CLIENTS`.
+require_stream_clients() {
+    [[ -z ${STREAM_CLIENTS:-} ]] || return 0
+    local pins=tests/clients folder=$tools/stream-clients
+    # As with schemathesis, what each was made of is left there last.
+    cmp -s "$pins/node/package-lock.json" "$folder/node/made-of" || install_node_clients "$pins/node" "$folder/node"
+    cmp -s "$pins/python/requirements.txt" "$folder/python/made-of" || install_python_clients "$pins/python" "$folder/python"
+    export STREAM_CLIENTS=$folder
+}
+
+install_node_clients() {
+    local pins=$1 folder=$2 version
+    { has node && has npm; } || fail "\`node\` and \`npm\` are not installed" "install Node.js 20 or later"
+    version=$(node --version)
+    version=${version#v}
+    ((${version%%.*} >= 20)) || fail "the clients of streams need Node.js 20 or later, and this is $version"
+    say "Installing the stream clients of node with npm into .tools"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp "$pins"/package*.json "$folder"
+    if ! logged npm npm ci --prefix "$folder" --ignore-scripts --fetch-retries=1 --no-audit --no-fund; then
+        tail -n 5 "$tools/npm.log" >&2
+        fail "npm could not install the stream clients" "check the network"
+    fi
+    cp "$pins/package-lock.json" "$folder/made-of"
+}
+
+install_python_clients() {
+    local pins=$1 folder=$2
+    require_venv
+    say "Installing the stream clients of Python with pip into .tools"
+    make_venv "$folder" "$pins/requirements.txt" || fail "pip could not install the stream clients" "check the network"
+    cp "$pins/requirements.txt" "$folder/made-of"
 }
 
 # A Python that can make a venv. Debian keeps what that takes in a package without a program, and apart
 # from its Python it is of no use: there is no unpacking it without root.
 require_venv() {
     require_packages python3:python3
-    local reason="schemathesis needs Python 3.11 or later that can make a venv"
+    local reason="the tests need Python 3.11 or later that can make a venv"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$reason, and this is $(python3 --version)"
     python3 -c 'import ensurepip' 2>/dev/null && return
     local by_hand="install with your system's packages: python3-venv"
