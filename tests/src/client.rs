@@ -126,7 +126,7 @@ impl Client {
 }
 
 /// One event of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Its id, if it has one.
     pub id: Option<String>,
@@ -139,31 +139,26 @@ pub struct Event {
 /// An open event stream.
 pub struct Stream {
     response: Response,
-    buffer: Vec<u8>,
-    ready: VecDeque<Event>,
+    heard: Heard,
 }
 
 impl Stream {
     fn of(response: Response) -> anyhow::Result<Self> {
         let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         ensure!(response.status() == StatusCode::OK && kind.starts_with("text/event-stream"), "{}: {kind}", response.status());
-        Ok(Self { response, buffer: Vec::new(), ready: VecDeque::new() })
+        Ok(Self { response, heard: Heard::default() })
     }
 
     /// The next event, or `None` at the end of the stream.
     pub async fn next(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.heard.next() {
                 return Ok(Some(event));
             }
             let Some(chunk) = timeout(PATIENCE, self.response.chunk()).await.context("the stream is silent")?? else {
                 return Ok(None);
             };
-            self.buffer.extend_from_slice(&chunk);
-            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
-                self.ready.extend(event(std::str::from_utf8(&block)?)?);
-            }
+            self.heard.hear(&chunk)?;
         }
     }
 
@@ -186,6 +181,30 @@ impl Stream {
             events.push(event);
         }
         Ok(events)
+    }
+}
+
+/// What came of a stream, as events.
+#[derive(Default)]
+pub(crate) struct Heard {
+    buffer: Vec<u8>,
+    ready: VecDeque<Event>,
+}
+
+impl Heard {
+    /// Take in what came next.
+    pub(crate) fn hear(&mut self, chunk: &[u8]) -> anyhow::Result<()> {
+        self.buffer.extend_from_slice(chunk);
+        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+            let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
+            self.ready.extend(event(std::str::from_utf8(&block)?)?);
+        }
+        Ok(())
+    }
+
+    /// The next event that is complete.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        self.ready.pop_front()
     }
 }
 

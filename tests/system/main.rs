@@ -6,6 +6,7 @@ mod answer;
 mod broken_transcripts;
 mod cancel;
 mod cli_faults;
+mod clients;
 mod crash;
 mod dead_letters;
 mod drain;
