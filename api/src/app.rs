@@ -6,12 +6,15 @@ use std::{
 };
 
 use shared::{
-    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, jobs::Jobs, limits::Limits, logins::Logins, sessions::Sessions,
-    stats::Stats, store::Store, tools::Tools, usage::UsageLog, users::Users, workers::Workers, workspaces::Workspaces,
+    access::Access, api_keys::ApiKeys, audit::AuditLog, events::Events, id::UserId, jobs::Jobs, limits::Limits, logins::Logins,
+    sessions::Sessions, stats::Stats, store::Store, tools::Tools, usage::UsageLog, users::Users, workers::Workers, workspaces::Workspaces,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, feed::Feeds, metrics::Metrics, pace::Pace, password::Passwords, throttle::Throttle, token::Tokens};
+use crate::{
+    config::Config, feed::Feeds, job_news::JobNews, metrics::Metrics, pace::Pace, password::Passwords, places::Places, socket::System,
+    throttle::Throttle, token::Tokens,
+};
 
 /// How long a login may rest before its password is asked for again.
 const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
@@ -59,6 +62,12 @@ pub struct App {
     pub events: Events,
     /// The logs of jobs as they grow.
     pub feeds: Feeds,
+    /// How the jobs of a user stand, as they change.
+    pub job_news: JobNews,
+    /// How workers and queue stand.
+    pub system: System,
+    /// How many sockets each user has.
+    pub sockets: Places<UserId>,
     /// How fast the queue moves.
     pub pace: Pace,
     /// What this server measures.
@@ -79,7 +88,11 @@ impl App {
         let limits = Limits::new(&store, config.replicas.get());
         let metrics = Arc::new(Metrics::new(&store, &limits));
         let feeds = Feeds::new(jobs.clone(), events.clone(), pace.clone(), draining.clone());
+        let workers = Workers::new(&store);
         Self {
+            job_news: JobNews::new(jobs.clone(), draining.clone()),
+            system: System::new(workers.clone(), metrics.record.clone()),
+            sockets: Places::new(config.max_sockets_per_user),
             users: Users::new(&store),
             logins: Logins::new(&store, LOGIN_LIFETIME),
             api_keys: ApiKeys::new(&store),
@@ -92,7 +105,7 @@ impl App {
             limits,
             sessions: Sessions::new(&store),
             workspaces: Workspaces::new(&store),
-            workers: Workers::new(&store),
+            workers,
             stats: Stats::new(&store),
             config: Arc::new(config),
             store,

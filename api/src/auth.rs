@@ -19,11 +19,12 @@ use poem_openapi::{
     registry::{MetaSecurityScheme, Registry},
 };
 use shared::{
-    access::Refusal,
+    access::{Access, Refusal},
     api_key::{KeyText, Scope},
     audit::By,
     id::FamilyId,
     principal::{Credential, Principal},
+    time::Timestamp,
     user::Role,
 };
 
@@ -32,6 +33,7 @@ use crate::{
     client_address::ClientAddress,
     error::{ApiError, Code},
     limit,
+    routes::socket,
     token::Rejection,
 };
 
@@ -45,9 +47,10 @@ pub async fn authenticate<E: Endpoint<Output = Response>>(next: Arc<E>, mut requ
             Err(error) if error.code() == Code::Unavailable && !request.uri().path().starts_with("/api/") => None,
             found => found?,
         };
-        if let Some(principal) = principal {
+        if let Some(Verified { principal, expires_at }) = principal {
             let (principal, limits, default) = (Arc::new(principal), app.limits.clone(), app.config.default_rate_limit_per_hour);
             request.set_data(Arc::clone(&principal));
+            request.set_data(Expiry(expires_at));
             return limit::enforce(&limits, default, &principal, &*next, request).await;
         }
     }
@@ -66,15 +69,35 @@ pub fn client(request: &Request) -> ClientAddress {
     known.unwrap_or(ClientAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
+/// Who somebody is, as far as what they showed tells.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Whom they act for.
+    pub principal: Principal,
+    /// When what they showed ends by itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// On a request: when the credentials it came with end by themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Expiry(pub Option<Timestamp>);
+
 /// Whom a request acts for. All that it shows must be right and of one user; a key among it narrows the rights.
-async fn identify(app: &App, request: &Request) -> Result<Option<Principal>, ApiError> {
+async fn identify(app: &App, request: &Request) -> Result<Option<Verified>, ApiError> {
     let from = client(request).0;
-    let mut found: Option<Principal> = None;
-    for shown in credentials(request.headers())? {
-        let principal = verify(app, &shown, from).await?;
+    let mut shown = credentials(request.headers())?;
+    if request.uri().path() == socket::PATH {
+        shown.extend(socket::bearer(request.headers()).map(bearer).transpose()?);
+    }
+    let mut found: Option<Verified> = None;
+    for shown in shown {
+        let verified = verify(app, &shown, from).await?;
         found = Some(match found {
-            Some(other) => together(other, principal)?,
-            None => principal,
+            Some(other) => Verified {
+                principal: together(other.principal, verified.principal)?,
+                expires_at: [other.expires_at, verified.expires_at].into_iter().flatten().min(),
+            },
+            None => verified,
         });
     }
     Ok(found)
@@ -103,21 +126,39 @@ enum Shown {
 }
 
 /// Whom an access token or a key stands for, now. For those who come by another way than a header.
-pub async fn verify_text(app: &App, text: &str, from: IpAddr) -> Result<Principal, ApiError> {
+pub async fn verify_text(app: &App, text: &str, from: IpAddr) -> Result<Verified, ApiError> {
     verify(app, &bearer(text)?, from).await
 }
 
-async fn verify(app: &App, shown: &Shown, from: IpAddr) -> Result<Principal, ApiError> {
+async fn verify(app: &App, shown: &Shown, from: IpAddr) -> Result<Verified, ApiError> {
     match shown {
-        Shown::Key(key) => app.access.key(key, from).await?.map_err(|refusal| refused(refusal, Code::KeyExpired)),
+        Shown::Key(key) => {
+            let principal = app.access.key(key, from).await?.map_err(|refusal| refused(refusal, Code::KeyExpired))?;
+            let expires_at = principal.key().and_then(|key| key.expires_at);
+            Ok(Verified { principal, expires_at })
+        }
         Shown::Token(token) => {
             let claims = app.tokens.verify(token).map_err(|rejection| match rejection {
                 Rejection::Invalid => invalid(),
-                Rejection::Expired => ApiError::new(Code::TokenExpired, "this access token has expired: refresh it"),
+                Rejection::Expired => expired(),
             })?;
-            app.access.login(claims.sub, claims.fam).await?.map_err(|refusal| refused(refusal, Code::TokenExpired))
+            let principal = app.access.login(claims.sub, claims.fam).await?.map_err(|refusal| refused(refusal, Code::TokenExpired))?;
+            Ok(Verified { principal, expires_at: Some(Timestamp::from_unix_ms(claims.exp.saturating_mul(1_000))) })
         }
     }
+}
+
+/// How the credential of `principal`, who was let in before, stands now.
+pub async fn renew(access: &Access, principal: &Principal) -> Result<Principal, ApiError> {
+    access.renew(principal).await?.map_err(|refusal| {
+        let expired = if principal.key().is_some() { Code::KeyExpired } else { Code::TokenExpired };
+        refused(refusal, expired)
+    })
+}
+
+/// The access token has had its time.
+pub fn expired() -> ApiError {
+    ApiError::new(Code::TokenExpired, "this access token has expired: refresh it")
 }
 
 fn refused(refusal: Refusal, expired: Code) -> ApiError {
@@ -258,10 +299,23 @@ pub struct Authenticated<R> {
     right: PhantomData<R>,
 }
 
+impl<R: Right> Authenticated<R> {
+    /// `principal`, who comes from there, if it has the right.
+    pub fn of(principal: &Arc<Principal>, from: ClientAddress) -> Result<Self, ApiError> {
+        R::judge(principal)?;
+        Ok(Self { principal: principal.clone(), from, right: PhantomData })
+    }
+}
+
 impl<R> Authenticated<R> {
     /// Where the request comes from.
     pub fn from(&self) -> ClientAddress {
         self.from
+    }
+
+    /// Who this is.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
     }
 
     /// Who this is, for the record of what was done.
@@ -315,8 +369,7 @@ impl<'a, R: Right> ApiExtractor<'a> for Authenticated<R> {
             ApiError::new(Code::MissingCredentials, detail)
         };
         let principal = request.data::<Arc<Principal>>().ok_or_else(missing)?;
-        R::judge(principal)?;
-        Ok(Self { principal: principal.clone(), from: client(request), right: PhantomData })
+        Ok(Self::of(principal, client(request))?)
     }
 }
 

@@ -91,7 +91,11 @@ pub fn present<'de, T: Deserialize<'de>, D: de::Deserializer<'de>>(deserializer:
 
 /// Parse and check a body.
 pub fn parse<T: DeserializeOwned + Check>(bytes: &[u8]) -> Result<T, ApiError> {
-    let value = strict(bytes)?;
+    checked(strict(bytes)?)
+}
+
+/// Check what was parsed as strictly as a body.
+pub fn checked<T: DeserializeOwned + Check>(value: Value) -> Result<T, ApiError> {
     // serde would also take the fields one after the other.
     if !value.is_object() {
         return Err(ApiError::invalid(vec![FieldError::new("", "expected an object")]));
@@ -133,8 +137,8 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
 }
 
-/// The body as a value, or why it is not one that two readers would understand alike.
-fn strict(bytes: &[u8]) -> Result<Value, ApiError> {
+/// JSON as a value, or why it is not one that two readers would understand alike.
+pub fn strict(bytes: &[u8]) -> Result<Value, ApiError> {
     let mut walk = Walk::default();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict(&mut walk).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));

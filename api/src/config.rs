@@ -51,6 +51,10 @@ pub struct Config {
     pub max_connections: usize,
     /// The most connections of one address at a time: `MAX_CONNECTIONS_PER_ADDRESS`.
     pub max_connections_per_address: usize,
+    /// The most sockets of one user at a time, in this process: `MAX_SOCKETS_PER_USER`.
+    pub max_sockets_per_user: usize,
+    /// The most jobs that one socket follows at a time: `MAX_SUBSCRIPTIONS_PER_SOCKET`.
+    pub max_subscriptions_per_socket: usize,
     /// Which peers speak for others: `TRUSTED_PROXIES`.
     pub trusted_proxies: TrustedProxies,
     /// The requests an hour of a user who has no number of their own: `DEFAULT_RATE_LIMIT_PER_HOUR`.
@@ -121,6 +125,8 @@ impl Config {
             max_file_bytes: env.parsed("MAX_FILE_BYTES", 32 * 1024 * 1024)?,
             max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
             max_connections_per_address: at_least_one(env, "MAX_CONNECTIONS_PER_ADDRESS", 1_000)?,
+            max_sockets_per_user: at_least_one(env, "MAX_SOCKETS_PER_USER", 100)?,
+            max_subscriptions_per_socket: at_least_one(env, "MAX_SUBSCRIPTIONS_PER_SOCKET", 100)?,
             trusted_proxies: env.parsed("TRUSTED_PROXIES", TrustedProxies::default())?,
             default_rate_limit_per_hour: env.parsed("DEFAULT_RATE_LIMIT_PER_HOUR", 1_000)?,
             replicas: env.parsed("API_REPLICAS", NonZeroU32::MIN)?,
@@ -243,6 +249,8 @@ mod tests {
             ("FRONTEND_URL", "localhost"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),
             ("MAX_CONNECTIONS_PER_ADDRESS", "0"),
+            ("MAX_SOCKETS_PER_USER", "0"),
+            ("MAX_SUBSCRIPTIONS_PER_SOCKET", "none"),
             ("DEFAULT_RATE_LIMIT_PER_HOUR", "-1"),
             ("API_REPLICAS", "0"),
             ("AUTH_RATE_LIMIT_PER_MINUTE", "0"),

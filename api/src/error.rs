@@ -59,10 +59,13 @@ pub enum Code {
     UnsupportedMediaType,
     InvalidRequest,
     IdempotencyKeyReused,
+    UpgradeRequired,
     RateLimited,
     TooManyAttempts,
     BudgetExhausted,
     TooManyJobs,
+    TooManySockets,
+    TooManySubscriptions,
     InternalError,
     Unavailable,
     Draining,
@@ -108,9 +111,12 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::InvalidRequest,
         Self::IdempotencyKeyReused,
+        Self::UpgradeRequired,
         Self::RateLimited,
         Self::TooManyAttempts,
         Self::TooManyJobs,
+        Self::TooManySockets,
+        Self::TooManySubscriptions,
         Self::InternalError,
         Self::Unavailable,
         Self::Draining,
@@ -155,10 +161,13 @@ impl Code {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidRequest => "invalid_request",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::UpgradeRequired => "upgrade_required",
             Self::RateLimited => "rate_limited",
             Self::TooManyAttempts => "too_many_attempts",
             Self::BudgetExhausted => "budget_exhausted",
             Self::TooManyJobs => "too_many_jobs",
+            Self::TooManySockets => "too_many_sockets",
+            Self::TooManySubscriptions => "too_many_subscriptions",
             Self::InternalError => "internal_error",
             Self::Unavailable => "unavailable",
             Self::Draining => "draining",
@@ -201,7 +210,10 @@ impl Code {
             Self::BodyTooLarge | Self::WorkspaceFull => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited | Self::TooManyAttempts | Self::TooManyJobs => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            Self::RateLimited | Self::TooManyAttempts | Self::TooManyJobs | Self::TooManySockets | Self::TooManySubscriptions => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -309,6 +321,11 @@ impl ApiError {
     /// The word for it.
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// What is wrong where.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
     }
 
     /// When to try again.
@@ -455,6 +472,7 @@ const STATUSES: &[(u16, &str)] = &[
     (413, "The body is too large."),
     (415, "The body is not `application/json`."),
     (422, "Readable, but wrong: `errors` says where."),
+    (426, "A WebSocket: connect to it as to one."),
     (429, "Too much for now: try again after `Retry-After`."),
     (500, "A defect of this server; its log knows the request id."),
     (503, "No capacity, or a dependency is down: try again after `Retry-After`."),
@@ -546,9 +564,12 @@ mod tests {
                 "415 unsupported_media_type",
                 "422 invalid_request",
                 "422 idempotency_key_reused",
+                "426 upgrade_required",
                 "429 rate_limited",
                 "429 too_many_attempts",
                 "429 too_many_jobs",
+                "429 too_many_sockets",
+                "429 too_many_subscriptions",
                 "500 internal_error",
                 "503 unavailable",
                 "503 draining",

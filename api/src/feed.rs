@@ -38,7 +38,7 @@ const QUEUE_LOOK: Duration = Duration::from_secs(2);
 /// How long to wait after Redis or the database did not answer.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many events are read at a time.
-const PAGE: u64 = 64;
+const PAGE: u64 = 128;
 
 /// The place of a queued job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Feeds {
             return;
         }
         let mut member = self.join(job);
-        let ended = async { while !member.look(before(u32::MAX), u64::MAX).ended && member.changed().await {} };
+        let ended = async { while !member.look(before(u32::MAX), u64::MAX, 0).ended && member.changed().await {} };
         tokio::select! {
             () = ended => {}
             () = sleep(limit) => {}
@@ -187,13 +187,18 @@ pub struct Member {
 }
 
 impl Member {
-    /// What there is after `place`, and what was said after the advice numbered `advised`. What changes
-    /// later ends the next [`Self::changed`].
-    pub fn look(&mut self, place: EventId, advised: u64) -> Look {
+    /// What there is after `place`, as much as fits in `room` bytes, and what was said after the advice
+    /// numbered `advised`. What changes later ends the next [`Self::changed`].
+    pub fn look(&mut self, place: EventId, advised: u64, room: usize) -> Look {
         self.version.borrow_and_update();
         let state = lock(&self.feed.state);
-        let place = state.ring.after(place, usize::try_from(PAGE).unwrap_or(usize::MAX));
+        let place = state.ring.after(place, room);
         Look { place, advice: state.advice.filter(|(number, _)| *number > advised), ended: state.ended }
+    }
+
+    /// The event `id`, if it is still kept here.
+    pub fn get(&self, id: EventId) -> Option<Framed> {
+        lock(&self.feed.state).ring.get(id).cloned()
     }
 
     /// Wait for a change since the last look. False when there will be none. Cancel-safe.
@@ -262,13 +267,7 @@ impl Follower {
     async fn apply(&mut self, signal: Signal) {
         match signal {
             Signal::Grown { last, events } => {
-                for event in events {
-                    let place = self.feed.newest().unwrap_or(self.start);
-                    if event.id > place && !event.id.follows(Some(place)) {
-                        break;
-                    }
-                    self.push(&event);
-                }
+                self.push(self.in_order(&events));
                 if self.feed.newest().is_none_or(|newest| newest < last) {
                     self.catch_up().await;
                 }
@@ -281,13 +280,22 @@ impl Follower {
         }
     }
 
+    /// Those of `events` that go on from the newest one without a hole.
+    fn in_order<'a>(&self, events: &'a [Event]) -> &'a [Event] {
+        let place = self.feed.newest().unwrap_or(self.start);
+        let fresh = &events[events.partition_point(|event| event.id <= place)..];
+        let mut last = place;
+        let whole = fresh.iter().take_while(|event| event.id.follows(Some(std::mem::replace(&mut last, event.id)))).count();
+        &fresh[..whole]
+    }
+
     /// Read the log from the newest event on.
     async fn catch_up(&mut self) {
         loop {
             let place = self.feed.newest().unwrap_or(self.start);
             match self.shared.events.read(self.feed.job, Some(place), PAGE).await {
                 Ok(page) if page.is_empty() => return,
-                Ok(page) => page.iter().for_each(|event| self.push(event)),
+                Ok(page) => self.push(&page),
                 Err(error) => {
                     debug!(job.id = %self.feed.job, %error, "Could not read a job's log");
                     self.look_at = Instant::now() + RETRY;
@@ -297,13 +305,19 @@ impl Follower {
         }
     }
 
-    fn push(&mut self, event: &Event) {
-        let framed = Framed::new(event);
+    fn push(&mut self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        let framed: Vec<Framed> = events.iter().map(Framed::new).collect();
         self.waits = false;
         self.look_at = Instant::now() + SILENCE;
+        // All at once: what watchers take in one go costs them one wake-up and one write.
         self.feed.change(|state| {
-            state.ended |= framed.is_terminal;
-            state.ring.push(framed);
+            for event in framed {
+                state.ended |= event.is_terminal;
+                state.ring.push(event);
+            }
             // A job that says something neither waits nor retries.
             state.advice = None;
         });
@@ -333,7 +347,7 @@ impl Follower {
             return;
         }
         match self.shared.events.archived(job.id).await {
-            Ok(Some(events)) => events.iter().for_each(|event| self.push(event)),
+            Ok(Some(events)) => self.push(&events),
             Ok(None) => {}
             Err(error) => {
                 debug!(job.id = %job.id, %error, "Could not read a job's archive");
@@ -344,7 +358,7 @@ impl Follower {
         if !self.feed.ended()
             && let Some(last) = last_event(job)
         {
-            self.push(&last);
+            self.push(&[last]);
         }
     }
 

@@ -1,6 +1,7 @@
 //! `api` turns HTTP into jobs and events into HTTP. A request passes, from the outside in: the connection
 //! (`serve`), the envelope every answer has (`envelope`), the caller (`auth`), and an operation (`routes`).
-//! What watches a job reads from its feed (`feed`, `ring`, `watch`, `sse`).
+//! What watches a job reads from its feed (`feed`, `ring`, `watch`), as a stream (`sse`) or over a socket with
+//! much else (`socket`); who stays may go on staying while their `standing` is good.
 
 pub mod app;
 pub mod auth;
@@ -13,6 +14,7 @@ pub mod deadline;
 pub mod envelope;
 pub mod error;
 pub mod feed;
+pub mod job_news;
 pub mod limit;
 pub mod metrics;
 pub mod models;
@@ -21,10 +23,13 @@ pub mod operator;
 pub mod pace;
 pub mod page;
 pub mod password;
+pub mod places;
 pub mod ring;
 pub mod routes;
 pub mod serve;
+pub mod socket;
 pub mod sse;
+pub mod standing;
 pub mod throttle;
 pub mod token;
 pub mod upload;

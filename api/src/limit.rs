@@ -12,8 +12,8 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
 };
 use shared::{
-    id::ApiKeyId,
-    limits::{Allowance, Limits, Verdict},
+    id::{ApiKeyId, UserId},
+    limits::{Allowance, Limits, Receipt, Verdict},
     principal::Principal,
 };
 
@@ -52,27 +52,50 @@ pub async fn enforce<E: Endpoint<Output = Response>>(
     if !counts(request.method(), request.uri().path()) {
         return next.call(request).await;
     }
+    let granted = admit(limits, default_per_hour, principal).await?;
+    let charge = Charge::default();
+    request.set_data(charge.clone());
+    let answer = next.call(request).await.map_err(ApiError::from);
+    let is_free = charge.is_waived() || is_free(answer.as_ref().map_or_else(|error| error.code().status(), Response::status));
+    let headers = granted.settle(limits, is_free).await;
+    let mut response = answer.map_err(|error| error.with_headers(headers.clone()))?;
+    response.headers_mut().extend(headers);
+    Ok(response)
+}
+
+/// Count a request of `principal`, or refuse it.
+pub async fn admit(limits: &Limits, default_per_hour: u32, principal: &Principal) -> Result<Granted, ApiError> {
     let user = principal.user_id();
     let (per_user, key) = quotas(principal, default_per_hour);
     match limits.charge(user, per_user, key).await {
         Verdict::Refused { user, key, retry_after_secs, .. } => {
             let detail = "the limit of requests per hour is reached: try again after `Retry-After`";
             let refusal = ApiError::unavailable(Code::RateLimited, detail, retry_after_secs);
-            Err(refusal.with_headers(headers(user, key)).into())
+            Err(refusal.with_headers(headers(user, key)))
         }
         Verdict::Granted { user: of_user, key: of_key, receipt, .. } => {
-            let charge = Charge::default();
-            request.set_data(charge.clone());
-            let answer = next.call(request).await.map_err(ApiError::from);
-            let mut standing = (of_user, of_key);
-            if charge.is_waived() || is_free(&answer) {
-                standing = limits.refund(user, per_user, key, receipt).await.unwrap_or(standing);
-            }
-            let headers = headers(standing.0, standing.1);
-            let mut response = answer.map_err(|error| error.with_headers(headers.clone()))?;
-            response.headers_mut().extend(headers);
-            Ok(response)
+            Ok(Granted { user, per_user, key, receipt, standing: (of_user, of_key) })
         }
+    }
+}
+
+/// A request that was counted.
+pub struct Granted {
+    user: UserId,
+    per_user: u32,
+    key: Option<(ApiKeyId, u32)>,
+    receipt: Receipt,
+    standing: (Allowance, Option<Allowance>),
+}
+
+impl Granted {
+    /// Count it no more if it `is_free`; what its answer says of where its caller stands.
+    pub async fn settle(self, limits: &Limits, is_free: bool) -> HeaderMap {
+        let mut standing = self.standing;
+        if is_free {
+            standing = limits.refund(self.user, self.per_user, self.key, self.receipt).await.unwrap_or(standing);
+        }
+        headers(standing.0, standing.1)
     }
 }
 
@@ -89,9 +112,8 @@ fn counts(method: &Method, path: &str) -> bool {
     !(path.starts_with("auth/") || path.starts_with("admin/") || (path == "quota" && reads))
 }
 
-/// Whether the answer costs nothing: there was no budget, or no room.
-fn is_free(answer: &Result<Response, ApiError>) -> bool {
-    let status = answer.as_ref().map_or_else(|error| error.code().status(), Response::status);
+/// Whether such an answer costs nothing: there was no budget, or no room.
+pub fn is_free(status: StatusCode) -> bool {
     matches!(status, StatusCode::PAYMENT_REQUIRED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 

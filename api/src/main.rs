@@ -86,6 +86,7 @@ async fn serve() -> anyhow::Result<()> {
     info!(%address, "Serving on http://{address}, documented at http://{address}/docs");
     serve::serve(listener, endpoint(app.clone()), limits, draining).await;
     app.feeds.join_all().await;
+    app.job_news.join_all().await;
     reconciler.await.context("the watch over the jobs broke off")?;
     info!("Stopped");
     Ok(())

@@ -37,9 +37,9 @@ const OTHER: &str = "other";
 /// The methods a label may have, and [`OTHER`].
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER];
 /// The statuses a label may have, and [`OTHER`].
-const STATUSES: [&str; 31] = [
+const STATUSES: [&str; 32] = [
     "101", "200", "201", "202", "204", "206", "301", "302", "303", "304", "307", "308", "400", "401", "402", "403", "404", "405", "408",
-    "409", "410", "413", "415", "416", "422", "429", ABANDONED, "500", "501", "503", OTHER,
+    "409", "410", "413", "415", "416", "422", "426", "429", ABANDONED, "500", "501", "503", OTHER,
 ];
 /// The client was gone before it had an answer: no status was sent, and this is how proxies count it.
 const ABANDONED: &str = "499";
@@ -67,6 +67,7 @@ impl Metrics {
         let own = metrics::register(&mut registry, PREFIX, move || Some(stores.clone()));
         own.register("http_requests_in_flight", "Requests whose answer has not begun", traffic.in_flight.clone());
         own.register("event_streams_open", "Event streams that are being followed", traffic.streams.clone());
+        own.register("websockets_open", "WebSockets that are open", traffic.sockets.clone());
         own.register("jobs_submitted", "Jobs accepted by this server, repeated requests not counted", submitted.clone());
         own.register_collector(Box::new(traffic.clone()));
         own.register_collector(Box::new(Limiter(limits.clone())));
@@ -117,6 +118,7 @@ pub struct Traffic {
     routes: Vec<Route>,
     in_flight: Gauge,
     streams: Gauge,
+    sockets: Gauge,
 }
 
 /// One path of the contract.
@@ -160,7 +162,7 @@ impl Traffic {
     /// Nothing yet, over every path of the contract.
     pub fn of_contract() -> Self {
         let routes = openapi::patterns().into_iter().chain([OTHER.to_owned()]).map(Route::new).collect();
-        Self { routes, in_flight: Gauge::default(), streams: Gauge::default() }
+        Self { routes, in_flight: Gauge::default(), streams: Gauge::default(), sockets: Gauge::default() }
     }
 
     /// A request came. It counts once it is answered, or dropped.
@@ -174,9 +176,13 @@ impl Traffic {
     }
 
     /// An event stream was opened; it closes with what this answers.
-    pub fn open_stream(&self) -> OpenStream {
-        self.streams.inc();
-        OpenStream(self.streams.clone())
+    pub fn open_stream(&self) -> Open {
+        Open::new(&self.streams)
+    }
+
+    /// A WebSocket was opened; it closes with what this answers.
+    pub fn open_socket(&self) -> Open {
+        Open::new(&self.sockets)
     }
 
     fn series(&self) -> impl Iterator<Item = (&str, &str, &Series)> {
@@ -213,10 +219,17 @@ impl Drop for Request {
     }
 }
 
-/// An event stream that counts as open while this lives.
-pub struct OpenStream(Gauge);
+/// Something that counts as open while this lives.
+pub struct Open(Gauge);
 
-impl Drop for OpenStream {
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
     }

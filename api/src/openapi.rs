@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::routes::{
     admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, files::FilesApi, health::HealthApi, jobs::JobsApi,
-    quota::QuotaApi, sessions::SessionsApi, tools::ToolsApi, usage::UsageApi,
+    quota::QuotaApi, sessions::SessionsApi, socket::SocketApi, tools::ToolsApi, usage::UsageApi,
 };
 
 /// The bodies of requests.
@@ -52,8 +52,21 @@ pub enum Tag {
     Health,
 }
 
-type Operations =
-    (AuthApi, ApiKeysApi, ChatApi, JobsApi, EventsApi, SessionsApi, FilesApi, ToolsApi, UsageApi, QuotaApi, admin::Operations, HealthApi);
+type Operations = (
+    AuthApi,
+    ApiKeysApi,
+    ChatApi,
+    JobsApi,
+    EventsApi,
+    SocketApi,
+    SessionsApi,
+    FilesApi,
+    ToolsApi,
+    UsageApi,
+    QuotaApi,
+    admin::Operations,
+    HealthApi,
+);
 
 /// Every operation.
 pub fn service() -> OpenApiService<impl OpenApi, ()> {
@@ -63,6 +76,7 @@ pub fn service() -> OpenApiService<impl OpenApi, ()> {
         ChatApi,
         JobsApi,
         EventsApi,
+        SocketApi,
         SessionsApi,
         FilesApi,
         ToolsApi,

@@ -1,15 +1,20 @@
 //! The last events of one job, framed once for all who watch it. A reader is a place in it, never a queue:
 //! one that falls behind the oldest event kept here reads the log itself, and costs nobody else anything.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt::Write as _};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use shared::event::{Event, EventId};
+use shared::event::{Event, EventId, is_terminal};
 
 /// The most events kept.
 const MAX_EVENTS: usize = 512;
 /// The most bytes kept, whatever their number; the newest event is always kept.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a frame has beside its JSON and the event's type, at most.
+const HEAD_BYTES: usize = 48;
+/// What ends a frame.
+const END: &[u8] = b"\n\n";
 
 /// The place before every event of `attempt`.
 pub fn before(attempt: u32) -> EventId {
@@ -25,17 +30,26 @@ pub struct Framed {
     pub is_terminal: bool,
     /// The whole frame.
     pub frame: Bytes,
+    /// Where in the frame its JSON begins.
+    json: usize,
 }
 
 impl Framed {
     /// Frame `event`, whose JSON is one line.
     pub fn new(event: &Event) -> Self {
-        let head = format!("id: {}\nevent: {}\ndata: ", event.id, event.kind());
-        let mut frame = BytesMut::with_capacity(head.len() + event.json.len() + 2);
-        frame.put_slice(head.as_bytes());
+        let kind = event.kind();
+        let mut frame = BytesMut::with_capacity(event.json.len() + kind.len() + HEAD_BYTES);
+        // Writing to memory does not fail.
+        let _ = write!(frame, "id: {}\nevent: {kind}\ndata: ", event.id);
+        let json = frame.len();
         frame.put_slice(&event.json);
-        frame.put_slice(b"\n\n");
-        Self { id: event.id, is_terminal: event.is_terminal(), frame: frame.freeze() }
+        frame.put_slice(END);
+        Self { id: event.id, is_terminal: is_terminal(kind), frame: frame.freeze(), json }
+    }
+
+    /// The event alone.
+    pub fn json(&self) -> &[u8] {
+        &self.frame[self.json..self.frame.len() - END.len()]
     }
 }
 
@@ -83,15 +97,33 @@ impl Ring {
         self.events.back().map(|event| event.id)
     }
 
-    /// At most `limit` events after `place`, for a reader that has seen everything up to there.
-    pub fn after(&self, place: EventId, limit: usize) -> Place {
+    /// The events after `place`, as many as fit in `room` bytes and at least one, for a reader that has seen
+    /// everything up to there.
+    pub fn after(&self, place: EventId, room: usize) -> Place {
         let first = self.events.partition_point(|event| event.id <= place);
         match self.events.get(first) {
             None => Place::CaughtUp,
             Some(event) if first == 0 && !event.id.follows(Some(place)) => Place::Behind,
-            Some(_) => Place::Next(self.events.range(first..).take(limit).cloned().collect()),
+            Some(_) => Place::Next(fitting(self.events.range(first..).cloned(), room)),
         }
     }
+
+    /// The event `id`, if it is kept here.
+    pub fn get(&self, id: EventId) -> Option<&Framed> {
+        let at = self.events.binary_search_by_key(&id, |event| event.id).ok()?;
+        self.events.get(at)
+    }
+}
+
+/// The first of `events`, and those after it that fit in `room` bytes together with it.
+pub fn fitting(events: impl Iterator<Item = Framed>, room: usize) -> Vec<Framed> {
+    let mut bytes = 0;
+    let fits = |event: &Framed| {
+        let is_first = bytes == 0;
+        bytes += event.frame.len();
+        is_first || bytes <= room
+    };
+    events.take_while(fits).collect()
 }
 
 #[cfg(test)]
@@ -118,7 +150,7 @@ mod tests {
     }
 
     fn next(ring: &Ring, place: EventId) -> Option<Vec<String>> {
-        match ring.after(place, 100) {
+        match ring.after(place, 100 * event("1-100", 1).frame.len()) {
             Place::Next(events) => Some(events.iter().map(|event| event.id.to_string()).collect()),
             Place::CaughtUp => Some(Vec::new()),
             Place::Behind => None,
@@ -157,7 +189,7 @@ mod tests {
         }
 
         assert_eq!(next(&ring, before(1)), None);
-        assert_eq!(next(&ring, id("1-0")).map(|events| events.len()), Some(100));
+        assert_eq!(next(&ring, id("1-100")).map(|events| events.len()), Some(100));
         assert_eq!(ring.events.len(), MAX_EVENTS);
     }
 

@@ -1,7 +1,7 @@
 //! A watch as a stream of server-sent events. The stream outlives pauses of the job and of Redis; it ends
 //! after the job's last event, or when the server is about to stop.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
 use bytes::Bytes;
@@ -15,16 +15,17 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::Type as _,
 };
-use serde_json::json;
-use shared::time::Timestamp;
+use shared::principal::Principal;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    feed::Advice,
-    metrics::OpenStream,
+    app::App,
+    metrics::Open,
+    ring::Framed,
     routes::events::Event,
-    watch::{Notice, Watch},
+    standing::Standing,
+    watch::{Notice, ROOM, Remark, Watch},
 };
 
 /// How long a client waits before it connects again.
@@ -33,6 +34,8 @@ const RETRY: &[u8] = b"retry: 2000\n\n";
 const PING: &[u8] = b": ping\n\n";
 /// Tells a person who reads along why the stream ends.
 const GOODBYE: &[u8] = b": the server is about to stop\n\n";
+/// The same, to one whose credentials are no longer good.
+const DISMISSAL: &[u8] = b": these credentials are no longer good\n\n";
 /// How long a stream may be silent.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -42,14 +45,16 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Everything `watch` tells, until `draining`; counted as `open` for as long.
-    pub fn new(watch: Watch, draining: CancellationToken, open: OpenStream) -> Self {
-        let chunks = chunks(watch, draining, open).map(Ok::<_, std::io::Error>);
-        Self { body: Body::from_bytes_stream(chunks) }
+    /// Everything that `watch` tells `reader`, until it is told or the server is about to stop. Its
+    /// access token may end meanwhile; its login may not.
+    pub fn new(app: &App, reader: &Arc<Principal>, watch: Watch) -> Self {
+        let standing = Standing::new(&app.access, reader.clone(), None);
+        let chunks = chunks(watch, standing, app.draining.clone(), app.metrics.traffic.open_stream());
+        Self { body: Body::from_bytes_stream(chunks.map(Ok::<_, std::io::Error>)) }
     }
 }
 
-fn chunks(mut watch: Watch, draining: CancellationToken, open: OpenStream) -> impl Stream<Item = Bytes> + Send {
+fn chunks(mut watch: Watch, mut standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
     stream! {
         let _open = open;
         yield Bytes::from_static(RETRY);
@@ -61,8 +66,21 @@ fn chunks(mut watch: Watch, draining: CancellationToken, open: OpenStream) -> im
                     break;
                 }
                 notice = watch.next() => match notice {
-                    Some(notice) => yield frame(notice),
+                    Some(Notice::Events(events)) => {
+                        let mut parts = Parts::of(events);
+                        while let Some(part) = parts.next(&watch).await {
+                            yield part;
+                        }
+                        if parts.is_broken {
+                            break;
+                        }
+                    }
+                    Some(Notice::Remark(remark)) => yield unnumbered(&remark),
                     None => break,
+                },
+                changed = standing.change() => if changed.is_err() {
+                    yield Bytes::from_static(DISMISSAL);
+                    break;
                 },
                 () = sleep(SILENCE) => yield Bytes::from_static(PING),
             }
@@ -70,23 +88,54 @@ fn chunks(mut watch: Watch, draining: CancellationToken, open: OpenStream) -> im
     }
 }
 
-/// What goes out for `notice`. Only events of the log have an id: a client must not resume from anything
-/// else.
-fn frame(notice: Notice) -> Bytes {
-    let at = Timestamp::now();
-    let (kind, data) = match notice {
-        Notice::Event(event) => return event.frame,
-        Notice::Advice(Advice::Queued(queued)) => {
-            let (position, estimated_wait_ms) = (queued.position, queued.estimated_wait_ms);
-            ("job.queued", json!({"type": "job.queued", "at": at, "position": position, "estimated_wait_ms": estimated_wait_ms}))
+/// What goes out for some events, in pieces that a client may leave untaken without holding more than one.
+struct Parts {
+    /// What has been made already.
+    ready: Option<Bytes>,
+    /// How much of it went out.
+    sent: usize,
+    len: usize,
+    /// Whether the rest of an event is gone: the client has to come again for the whole.
+    is_broken: bool,
+}
+
+impl Parts {
+    fn of(events: Vec<Framed>) -> Self {
+        let ready = match <[Framed; 1]>::try_from(events) {
+            // As it is in the ring, for everybody.
+            Ok([event]) => event.frame,
+            Err(events) => events.iter().map(|event| event.frame.as_ref()).collect::<Vec<_>>().concat().into(),
+        };
+        Self { sent: 0, len: ready.len(), ready: Some(ready), is_broken: false }
+    }
+
+    /// The next piece. Several events are one; a large one is many, each a copy: what the client leaves
+    /// untaken must not keep the whole.
+    async fn next(&mut self, watch: &Watch) -> Option<Bytes> {
+        if self.sent == self.len {
+            return None;
         }
-        Notice::Advice(Advice::Retrying(retrying)) => {
-            let (attempt, reason, delay_ms) = (retrying.attempt, retrying.reason, retrying.delay_ms);
-            ("retrying", json!({"type": "retrying", "at": at, "attempt": attempt, "reason": reason, "delay_ms": delay_ms}))
-        }
-        Notice::Resync(job) => ("resync", json!({"type": "resync", "at": at, "job": job})),
-    };
-    Bytes::from(format!("event: {kind}\ndata: {data}\n\n"))
+        let whole = match self.ready.take() {
+            Some(ready) if self.len <= ROOM => {
+                self.sent = self.len;
+                return Some(ready);
+            }
+            Some(ready) => Some(ready),
+            None => Box::pin(watch.again()).await.map(|event| event.frame),
+        };
+        let Some(whole) = whole.filter(|whole| whole.len() == self.len) else {
+            self.is_broken = true;
+            return None;
+        };
+        let part = Bytes::copy_from_slice(&whole[self.sent..self.len.min(self.sent + ROOM)]);
+        self.sent += part.len();
+        Some(part)
+    }
+}
+
+/// What is not of the log has no id: a client must not resume from it.
+fn unnumbered(remark: &Remark) -> Bytes {
+    Bytes::from(format!("event: {}\ndata: {}\n\n", remark.kind, remark.event))
 }
 
 impl IntoResponse for EventStream {
@@ -121,24 +170,5 @@ impl Payload for EventStream {
 
     fn register(registry: &mut Registry) {
         Event::register(registry);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::feed::{Queued, Retrying};
-    use shared::event::StartReason;
-
-    #[test]
-    fn what_is_not_of_the_log_has_no_id() {
-        let queued = frame(Notice::Advice(Advice::Queued(Queued { position: 3, estimated_wait_ms: None })));
-        let retrying = frame(Notice::Advice(Advice::Retrying(Retrying { attempt: 2, reason: StartReason::WorkerLost, delay_ms: 40 })));
-
-        let text = String::from_utf8([queued, retrying].concat()).expect("UTF-8");
-        assert!(text.starts_with("event: job.queued\ndata: {"), "{text}");
-        assert!(text.contains("\"position\":3") && text.contains("\"estimated_wait_ms\":null"), "{text}");
-        assert!(text.contains("\n\nevent: retrying\ndata: {") && text.contains("\"reason\":\"worker_lost\""), "{text}");
-        assert!(!text.contains("id: ") && text.ends_with("}\n\n"), "{text}");
     }
 }

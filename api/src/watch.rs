@@ -1,36 +1,70 @@
 //! One client's way through a job's events: from where it was, without a hole and without a repeat, to the
 //! last one. It reads from the feed's ring; behind that, from the log at its own pace; of a job that has
-//! ended, from the archive.
+//! ended, from the record. Between two steps it is a place and nothing more, so a client that takes nothing
+//! holds nothing.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use serde_json::{Value, json};
 use shared::{
     Result,
     event::{Event, EventId},
     id::JobId,
     job::{Job, JobView},
+    time::Timestamp,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
-    feed::{Advice, Feeds, Member, last_event},
-    ring::{Framed, Place, before},
+    feed::{Advice, Feeds, Member, Queued, Retrying, last_event},
+    ring::{Framed, Place, before, fitting},
 };
 
-/// How many events a watcher reads from the log at a time.
-const PAGE: u64 = 32;
+/// About how many bytes a client is given at a time. One event may be more.
+pub const ROOM: usize = 16 * 1024;
+/// The most events that are read from the log at a time.
+const MAX_PAGE: u64 = 128;
 /// How long to wait for a log that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a client is told.
 #[derive(Debug)]
 pub enum Notice {
-    /// An event of the log.
-    Event(Framed),
+    /// Events of the log, in order; one at least.
+    Events(Vec<Framed>),
     /// Something beside the log.
-    Advice(Advice),
+    Remark(Remark),
+}
+
+/// What is said beside the log. It has no id: a client must not resume from it.
+#[derive(Debug)]
+pub struct Remark {
+    /// The type of the event.
+    pub kind: &'static str,
+    /// The whole event.
+    pub event: Value,
+}
+
+impl Remark {
+    fn advice(advice: Advice) -> Self {
+        let at = Timestamp::now();
+        match advice {
+            Advice::Queued(Queued { position, estimated_wait_ms }) => {
+                let kind = "job.queued";
+                Self { kind, event: json!({"type": kind, "at": at, "position": position, "estimated_wait_ms": estimated_wait_ms}) }
+            }
+            Advice::Retrying(Retrying { attempt, reason, delay_ms }) => {
+                let kind = "retrying";
+                Self { kind, event: json!({"type": kind, "at": at, "attempt": attempt, "reason": reason, "delay_ms": delay_ms}) }
+            }
+        }
+    }
+
     /// The client's position is no longer kept: this is how far the job is, and what follows starts anew.
-    Resync(Box<JobView>),
+    fn resync(job: &JobView) -> Self {
+        let kind = "resync";
+        Self { kind, event: json!({"type": kind, "at": Timestamp::now(), "job": job}) }
+    }
 }
 
 /// At most `limit` events of `job` after `after`, or from the newest attempt's start. `None` when that
@@ -38,13 +72,11 @@ pub enum Notice {
 pub async fn stored(feeds: &Feeds, job: &Job, after: Option<EventId>, limit: usize) -> Result<Option<Vec<Event>>> {
     // What an earlier attempt said is void.
     let place = after.filter(|after| after.attempt >= job.attempt);
-    let start = before(job.attempt);
     let mut events = if job.state.is_terminal() {
-        let archive = feeds.events().archived(job.id).await?;
-        archive.unwrap_or_else(|| last_event(job).into_iter().collect())
+        recorded(feeds, job).await?.events.to_vec()
     } else {
         // With the event at the place itself, which shows that it is kept.
-        let from = place.map_or(start, previous);
+        let from = place.map_or(before(job.attempt), previous);
         feeds.events().read(job.id, Some(from), u64::try_from(limit).unwrap_or(u64::MAX)).await?
     };
     if let Some(place) = place {
@@ -53,6 +85,26 @@ pub async fn stored(feeds: &Feeds, job: &Job, after: Option<EventId>, limit: usi
     }
     events.truncate(limit);
     Ok(Some(events))
+}
+
+/// What the record has of the events of a job that ended.
+struct Recorded {
+    /// All of them, or the last one alone; never none.
+    events: Arc<[Event]>,
+    /// Whether these are all.
+    is_whole: bool,
+}
+
+async fn recorded(feeds: &Feeds, job: &Job) -> Result<Recorded> {
+    Ok(match feeds.events().archived(job.id).await? {
+        Some(events) if !events.is_empty() => Recorded { events, is_whole: true },
+        _ => Recorded { events: last_event(job).into_iter().collect(), is_whole: false },
+    })
+}
+
+/// The first of `events`, as many as there is room for.
+fn framed(events: &[Event]) -> Vec<Framed> {
+    fitting(events.iter().map(Framed::new), ROOM)
 }
 
 /// The place directly before the event `id`.
@@ -66,13 +118,20 @@ pub struct Watch {
     job: JobId,
     /// The last event told, or the place before the first.
     place: EventId,
-    pending: VecDeque<Event>,
-    framed: VecDeque<Framed>,
+    source: Source,
     resync: Option<Box<JobView>>,
-    /// `None` once everything left is pending.
-    member: Option<Member>,
     advised: u64,
+    /// How many events of the log fill about the room there is, as far as the last page tells.
+    page: u64,
     ended: bool,
+}
+
+/// Where the events come from.
+enum Source {
+    /// The job goes on.
+    Feed(Member),
+    /// It has ended.
+    Record,
 }
 
 impl Watch {
@@ -82,8 +141,7 @@ impl Watch {
         if job.state.is_terminal() {
             return Self::replay(feeds, job, after).await;
         }
-        let mut watch = Self::new(feeds, job.id, before(job.attempt));
-        watch.member = Some(feeds.join(job));
+        let mut watch = Self::new(feeds, job.id, before(job.attempt), Source::Feed(feeds.join(job)));
         // What an earlier attempt said is void.
         if let Some(after) = after.filter(|after| after.attempt >= job.attempt) {
             if watch.keeps(after).await {
@@ -95,33 +153,27 @@ impl Watch {
         Ok(Some(watch))
     }
 
-    fn new(feeds: &Feeds, job: JobId, place: EventId) -> Self {
-        let (pending, framed) = (VecDeque::new(), VecDeque::new());
-        Self { feeds: feeds.clone(), job, place, pending, framed, resync: None, member: None, advised: 0, ended: false }
+    fn new(feeds: &Feeds, job: JobId, place: EventId, source: Source) -> Self {
+        Self { feeds: feeds.clone(), job, place, source, resync: None, advised: 0, page: MAX_PAGE, ended: false }
     }
 
     /// The events of a job that has ended.
     async fn replay(feeds: &Feeds, job: &Job, after: Option<EventId>) -> Result<Option<Self>> {
-        let archive = feeds.events().archived(job.id).await?;
-        let kept = archive.is_some();
-        let mut events = archive.unwrap_or_else(|| last_event(job).into_iter().collect());
+        let Recorded { events, is_whole } = recorded(feeds, job).await?;
         let Some(last) = events.last().map(|event| event.id) else { return Ok(None) };
         if after.is_some_and(|after| after >= last) {
             return Ok(None);
         }
-        let mut watch = Self::new(feeds, job.id, before(job.attempt));
-        if let Some(after) = after {
-            let known = events.iter().position(|event| event.id == after);
-            match known {
-                Some(at) => drop(events.drain(..=at)),
-                None if kept && after.attempt < last.attempt => {}
-                None => {
-                    watch.resync = Some(Box::new(job.view()));
-                    events.drain(..events.len() - 1);
-                }
+        let mut watch = Self::new(feeds, job.id, before(last.attempt), Source::Record);
+        match after {
+            None => {}
+            Some(after) if events.binary_search_by_key(&after, |event| event.id).is_ok() => watch.place = after,
+            Some(after) if is_whole && after.attempt < last.attempt => {}
+            Some(_) => {
+                watch.resync = Some(Box::new(job.view()));
+                watch.place = previous(last);
             }
         }
-        watch.pending = events.into();
         Ok(Some(watch))
     }
 
@@ -131,54 +183,77 @@ impl Watch {
         next.map_or(true, |events| events.first().is_some_and(|event| event.id == id))
     }
 
+    /// The job.
+    pub fn job(&self) -> JobId {
+        self.job
+    }
+
     /// What the client is told next; `None` when that was all. Cancel-safe.
     pub async fn next(&mut self) -> Option<Notice> {
-        if let Some(view) = self.resync.take() {
-            return Some(Notice::Resync(view));
-        }
         loop {
+            if let Some(view) = self.resync.take() {
+                return Some(Notice::Remark(Remark::resync(&view)));
+            }
             if self.ended {
                 return None;
             }
-            let pending = self.framed.pop_front().or_else(|| self.pending.pop_front().map(|event| Framed::new(&event)));
-            if let Some(event) = pending {
-                self.place = event.id;
-                self.ended = event.is_terminal;
-                return Some(Notice::Event(event));
-            }
-            let member = self.member.as_mut()?;
-            let look = member.look(self.place, self.advised);
-            match (look.place, look.advice) {
-                (Place::Next(events), _) => self.framed = events.into(),
-                (Place::Behind, _) => {
-                    if let Some(view) = self.read_log().await {
-                        return Some(Notice::Resync(view));
+            let events = match &mut self.source {
+                // Boxed: a client that waits, as most do, need not hold room for this.
+                Source::Record => Box::pin(self.read_record()).await,
+                Source::Feed(member) => {
+                    let look = member.look(self.place, self.advised, ROOM);
+                    match (look.place, look.advice) {
+                        (Place::Next(events), _) => events,
+                        (Place::Behind, _) => Box::pin(self.read_log()).await,
+                        (Place::CaughtUp, _) if look.ended => return None,
+                        (Place::CaughtUp, Some((number, advice))) => {
+                            self.advised = number;
+                            return Some(Notice::Remark(Remark::advice(advice)));
+                        }
+                        (Place::CaughtUp, None) if member.changed().await => continue,
+                        (Place::CaughtUp, None) => return None,
                     }
                 }
-                (Place::CaughtUp, _) if look.ended => return None,
-                (Place::CaughtUp, Some((number, advice))) => {
-                    self.advised = number;
-                    return Some(Notice::Advice(advice));
-                }
-                (Place::CaughtUp, None) => {
-                    if !member.changed().await {
-                        return None;
-                    }
-                }
+            };
+            if let Some(last) = events.last() {
+                self.place = last.id;
+                self.ended = last.is_terminal;
+                return Some(Notice::Events(events));
             }
         }
     }
 
-    /// Get what comes after our place from the log. Answers the job's state where that is no longer kept,
-    /// and starts anew.
-    async fn read_log(&mut self) -> Option<Box<JobView>> {
-        let page = self.feeds.events().read(self.job, Some(self.place), PAGE).await.ok();
-        match page {
-            Some(page) if page.first().is_some_and(|first| self.may_go_on_with(first.id)) => self.pending = page.into(),
-            Some(_) => return self.start_anew().await,
-            None => self.wait().await,
+    /// Once more the event that was told last, for a client that was given a part of it. `None` when it is no longer kept.
+    pub async fn again(&self) -> Option<Framed> {
+        if let Source::Feed(member) = &self.source
+            && let Some(event) = member.get(self.place)
+        {
+            return Some(event);
         }
-        None
+        let log = self.feeds.events().read(self.job, Some(previous(self.place)), 1).await.unwrap_or_default();
+        if let Some(event) = log.first().filter(|event| event.id == self.place) {
+            return Some(Framed::new(event));
+        }
+        let record = self.feeds.events().archived(self.job).await.ok()??;
+        let at = record.binary_search_by_key(&self.place, |event| event.id).ok()?;
+        Some(Framed::new(&record[at]))
+    }
+
+    /// What comes after our place, from the log. Nothing where it has to be asked again, or where it is no
+    /// longer kept and the client starts anew.
+    async fn read_log(&mut self) -> Vec<Framed> {
+        let Ok(log) = self.feeds.events().read(self.job, Some(self.place), self.page).await else {
+            self.wait().await;
+            return Vec::new();
+        };
+        if !log.first().is_some_and(|first| self.may_go_on_with(first.id)) {
+            self.start_anew().await;
+            return Vec::new();
+        }
+        let events = framed(&log);
+        // What did not fit is read again when the client has taken this.
+        self.page = u64::try_from(if events.len() < log.len() { events.len() } else { log.len() * 2 }).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        events
     }
 
     /// Whether `id` is what the client waits for. At a start it takes the oldest event there is.
@@ -186,36 +261,88 @@ impl Watch {
         id.follows(Some(self.place)) || self.place.n == u32::MAX
     }
 
-    /// The log has a hole after our place, or is gone.
-    async fn start_anew(&mut self) -> Option<Box<JobView>> {
-        let Ok(Some(job)) = self.feeds.jobs().peek(self.job).await else {
-            self.wait().await;
-            return None;
+    /// What comes after our place, from the record.
+    async fn read_record(&mut self) -> Vec<Framed> {
+        match self.feeds.events().archived(self.job).await {
+            Ok(Some(events)) => {
+                let rest = &events[events.partition_point(|event| event.id <= self.place)..];
+                self.ended = rest.is_empty();
+                framed(rest)
+            }
+            Ok(None) => self.read_last().await,
+            Err(_) => {
+                sleep(RETRY).await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// The last event alone, where the record has no other. A client that is in the middle of the others
+    /// is told first.
+    async fn read_last(&mut self) -> Vec<Framed> {
+        let Ok(job) = self.feeds.jobs().peek(self.job).await else {
+            sleep(RETRY).await;
+            return Vec::new();
         };
+        let Some((last, job)) = job.and_then(|job| Some((last_event(&job)?, job))) else {
+            self.ended = true;
+            return Vec::new();
+        };
+        if !self.may_go_on_with(last.id) {
+            self.place = previous(last.id);
+            self.resync = Some(Box::new(job.view()));
+            return Vec::new();
+        }
+        framed(&[last])
+    }
+
+    /// The log has a hole after our place, or is gone.
+    async fn start_anew(&mut self) {
+        let Ok(Some(job)) = self.feeds.jobs().peek(self.job).await else { return self.wait().await };
         if !job.state.is_terminal() {
             let start = before(job.attempt);
             if self.place == start {
                 // Already at the start: an empty log is being written again by its worker.
-                self.wait().await;
-                return None;
+                return self.wait().await;
             }
             self.place = start;
-            return Some(Box::new(job.view()));
+            self.resync = Some(Box::new(job.view()));
+            return;
         }
-        let Ok(rest) = Self::replay(&self.feeds, &job, Some(self.place)).await else {
-            self.wait().await;
-            return None;
-        };
-        self.member = None;
-        let rest = rest?;
-        self.pending = rest.pending;
-        rest.resync
+        let Ok(rest) = Self::replay(&self.feeds, &job, Some(self.place)).await else { return self.wait().await };
+        self.source = Source::Record;
+        match rest {
+            Some(rest) => (self.place, self.resync) = (rest.place, rest.resync),
+            None => self.ended = true,
+        }
     }
 
     async fn wait(&mut self) {
-        if let Some(member) = &mut self.member {
+        if let Source::Feed(member) = &mut self.source {
             // Either the time passes or something changes: both mean to look again.
             let _ = timeout(RETRY, member.changed()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::event::StartReason;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_of_the_log_has_no_id() {
+        let queued = Remark::advice(Advice::Queued(Queued { position: 3, estimated_wait_ms: None }));
+        let retrying = Remark::advice(Advice::Retrying(Retrying { attempt: 2, reason: StartReason::WorkerLost, delay_ms: 40 }));
+
+        assert_eq!((queued.kind, &queued.event["position"], &queued.event["estimated_wait_ms"]), ("job.queued", &json!(3), &Value::Null));
+        assert_eq!(
+            (retrying.kind, &retrying.event["reason"], &retrying.event["delay_ms"]),
+            ("retrying", &json!("worker_lost"), &json!(40))
+        );
+        for remark in [queued, retrying] {
+            assert_eq!((&remark.event["type"], remark.event.get("id")), (&json!(remark.kind), None));
         }
     }
 }

@@ -16,6 +16,7 @@ use moka::future::Cache;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use crate::changes::Listener;
 use crate::{
     Error, Result,
     api_key::{ApiKey, KeyHash, KeyText},
@@ -101,12 +102,7 @@ impl Access {
 
     /// Whom a key acts for that was shown `from` there. Fails when the database is away.
     pub async fn key(&self, shown: &KeyText, from: IpAddr) -> Result<Result<Principal, Refusal>> {
-        let Inner { store, keys, .. } = &*self.0;
-        let is_current = |answer: &Answer<KnownKey>| {
-            let owner = answer.known.as_ref().map(|known| known.user.id);
-            owner.is_none_or(|owner| store.changes().is_current(owner, answer.asked))
-        };
-        let answer = keys.get(shown.prefix().into(), is_current, || read_key(store, shown.prefix())).await?;
+        let answer = self.known_key(shown.prefix()).await?;
         let Some(known) = &answer.known else { return Ok(Err(Refusal::Unknown)) };
         if let Err(refusal) = known.admits(shown, answer.asked.elapsed(), from) {
             return Ok(Err(refusal));
@@ -115,28 +111,63 @@ impl Access {
             // Too many at once: the next use notes it.
             let _ = self.0.uses.try_send(known.key.id);
         }
-        Ok(Ok(Principal { user: Arc::clone(&known.user), credential: Credential::Key(Arc::clone(&known.key)) }))
+        Ok(Ok(known.principal()))
+    }
+
+    /// How the credential of `principal`, who was let in before, stands now. Where it came from is not asked
+    /// again. Fails when the database is away.
+    pub async fn renew(&self, principal: &Principal) -> Result<Result<Principal, Refusal>> {
+        let key = match &principal.credential {
+            Credential::Login(family) => return self.login(principal.user_id(), *family).await,
+            Credential::Key(key) => key,
+        };
+        let answer = self.known_key(&key.prefix).await?;
+        let Some(known) = answer.known.as_ref().filter(|known| known.key.id == key.id) else { return Ok(Err(Refusal::Unknown)) };
+        Ok(known.stands(answer.asked.elapsed()).map(|()| known.principal()))
+    }
+
+    /// Hear of it when the rights of `user` may have changed.
+    pub fn listen(&self, user: UserId) -> Listener {
+        self.0.store.changes().listen(user)
+    }
+
+    async fn known_key(&self, prefix: &str) -> Result<Arc<Answer<KnownKey>>> {
+        let Inner { store, keys, .. } = &*self.0;
+        let is_current = |answer: &Answer<KnownKey>| {
+            let owner = answer.known.as_ref().map(|known| known.user.id);
+            owner.is_none_or(|owner| store.changes().is_current(owner, answer.asked))
+        };
+        keys.get(prefix.into(), is_current, || read_key(store, prefix)).await
     }
 }
 
 impl KnownKey {
     /// Nobody learns anything of a key without its secret: the proof comes first.
     fn admits(&self, shown: &KeyText, age: Duration, from: IpAddr) -> Result<(), Refusal> {
+        if !self.hash.matches(shown) {
+            return Err(Refusal::Unknown);
+        }
+        self.stands(age)?;
+        if self.key.admits(from) { Ok(()) } else { Err(Refusal::Address) }
+    }
+
+    /// Whether the key is still good, `age` after the look at it.
+    fn stands(&self, age: Duration) -> Result<(), Refusal> {
         // The database's clock at the look, and this host's from there on: none are compared.
         let is_expired = self.expires_in_ms.is_some_and(|ms| i128::from(ms) <= i128::try_from(age.as_millis()).unwrap_or(i128::MAX));
-        if !self.hash.matches(shown) {
-            Err(Refusal::Unknown)
-        } else if self.key.revoked_at.is_some() {
+        if self.key.revoked_at.is_some() {
             Err(Refusal::Revoked)
         } else if is_expired {
             Err(Refusal::Expired)
         } else if self.user.disabled {
             Err(Refusal::Disabled)
-        } else if !self.key.admits(from) {
-            Err(Refusal::Address)
         } else {
             Ok(())
         }
+    }
+
+    fn principal(&self) -> Principal {
+        Principal { user: Arc::clone(&self.user), credential: Credential::Key(Arc::clone(&self.key)) }
     }
 }
 
@@ -204,7 +235,7 @@ where
                 // It may have been asked for by somebody else, before a change or long ago.
                 Ok(answer) if is_usable(&answer) => return Ok(answer),
                 Ok(_) => {}
-                Err(error) => return Err(shared_failure(error)),
+                Err(error) => return Err(Error::of_several(error, "could not look a credential up")),
             }
         }
         Err(too_slow("it was answered too late each time"))
@@ -213,14 +244,6 @@ where
 
 fn too_slow(source: impl Into<crate::error::Cause>) -> Error {
     Error::Unavailable { service: "database", source: source.into() }
-}
-
-/// The failure of a question that several asked.
-fn shared_failure(error: Arc<Error>) -> Error {
-    if let Error::Unavailable { service, .. } = *error {
-        return Error::Unavailable { service, source: error.into() };
-    }
-    Error::Internal { what: "could not look a credential up", source: error.into() }
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! Whose rights changed lately. What was read of a user before its last change is void; each process
-//! learns of its own changes at once and of the others' through Redis, which may lose them.
+//! learns of its own changes at once and of the others' through Redis, which may lose them. Who stays for
+//! longer than a request waits here for a change of its user, and is not woken by those of others.
 
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 use crate::{id::UserId, redis::signals, store::Store};
 
@@ -24,6 +27,8 @@ pub struct Changes(Arc<RwLock<Recent>>);
 struct Recent {
     everyone: Option<Instant>,
     users: HashMap<UserId, Instant>,
+    /// Who waits for a change of which user.
+    waiting: HashMap<UserId, watch::Sender<()>>,
 }
 
 impl Changes {
@@ -39,11 +44,24 @@ impl Changes {
             recent.everyone = Some(now);
         }
         recent.users.insert(user, now);
+        if let Some(waiting) = recent.waiting.get(&user) {
+            waiting.send_replace(());
+        }
     }
 
     /// Anybody may have changed.
     pub fn note_everyone(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).everyone = Some(Instant::now());
+        let mut recent = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        recent.everyone = Some(Instant::now());
+        // Who no longer waits is forgotten here, at the latest.
+        recent.waiting.retain(|_, waiting| waiting.send(()).is_ok());
+    }
+
+    /// Hear of changes of `user` from here on.
+    pub fn listen(&self, user: UserId) -> Listener {
+        let mut recent = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let heard = recent.waiting.entry(user).or_default().subscribe();
+        Listener { changes: self.clone(), user, heard }
     }
 
     /// Whether what was read of `user` from `moment` on still stands.
@@ -51,6 +69,37 @@ impl Changes {
         let recent = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let is_later = |change: Option<Instant>| change.is_none_or(|change| change < moment);
         is_later(recent.everyone) && is_later(recent.users.get(&user).copied())
+    }
+}
+
+/// Somebody who waits for changes of a user.
+#[derive(Debug)]
+pub struct Listener {
+    changes: Changes,
+    user: UserId,
+    heard: watch::Receiver<()>,
+}
+
+impl Listener {
+    /// Wait until what was read at `moment` is void. Cancel-safe.
+    pub async fn void(&mut self, moment: Instant) {
+        loop {
+            self.heard.mark_unchanged();
+            if !self.changes.is_current(self.user, moment) {
+                return;
+            }
+            // The sender stays while somebody listens.
+            let _ = self.heard.changed().await;
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut recent = self.changes.0.write().unwrap_or_else(PoisonError::into_inner);
+        if recent.waiting.get(&self.user).is_some_and(|waiting| waiting.receiver_count() == 1) {
+            recent.waiting.remove(&self.user);
+        }
     }
 }
 
@@ -80,6 +129,32 @@ mod tests {
         assert!(changes.is_current(user, Instant::now() + Duration::from_nanos(1)));
         changes.note_everyone();
         assert!(!changes.is_current(other, before));
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_its_own_user_and_leaves_nothing_behind() {
+        let (changes, user) = (Changes::default(), UserId::new());
+        let mut listener = changes.listen(user);
+        let another = changes.listen(user);
+        let moment = Instant::now();
+
+        let mut heard = Box::pin(listener.void(moment));
+        changes.note(UserId::new());
+        assert!(still_waits(&mut heard), "another user changed");
+        changes.note(user);
+        heard.await;
+        assert!(still_waits(&mut Box::pin(listener.void(Instant::now() + Duration::from_nanos(1)))));
+        changes.note_everyone();
+        listener.void(moment).await;
+
+        drop((listener, another));
+        assert!(changes.0.read().expect("no writer failed").waiting.is_empty());
+    }
+
+    /// Whether `future` still waits.
+    fn still_waits(future: &mut (impl Future + Unpin)) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        std::pin::Pin::new(future).poll(&mut context).is_pending()
     }
 
     #[test]

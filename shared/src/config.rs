@@ -110,6 +110,8 @@ pub struct StoreConfig {
     pub workspace_store: PathBuf,
     /// How much each conversation may keep there.
     pub workspace_bounds: Bounds,
+    /// How long the events of a job are kept after its end.
+    pub event_retention: Duration,
     /// The protocol's clocks.
     pub timing: Timing,
 }
@@ -141,7 +143,7 @@ impl Timing {
 
 impl StoreConfig {
     /// Read `DATABASE_URL`, `REDIS_URL`, `DATABASE_CONNECTIONS`, `WORKSPACE_STORE`, `WORKSPACE_MAX_BYTES`,
-    /// `WORKSPACE_MAX_FILES`, `WORKER_BEAT` and `WORKER_TTL`.
+    /// `WORKSPACE_MAX_FILES`, `EVENT_RETENTION_SECS`, `WORKER_BEAT` and `WORKER_TTL`.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let database_url = env.text("DATABASE_URL").unwrap_or("postgresql://postgres:password@localhost:5432/claude_api");
         let redis_url = env.text("REDIS_URL").unwrap_or("redis://localhost:6379");
@@ -166,6 +168,7 @@ impl StoreConfig {
                 bytes: env.parsed("WORKSPACE_MAX_BYTES", 1024 * 1024 * 1024)?,
                 entries: env.parsed("WORKSPACE_MAX_FILES", 20_000)?,
             },
+            event_retention: env.duration("EVENT_RETENTION_SECS", Duration::from_hours(7 * 24))?,
             timing: Timing { beat, ttl, tick },
         })
     }

@@ -14,7 +14,7 @@ use crate::{
     job::{Job, JobError, JobState},
     redis::{
         log::{self, Appended},
-        queue,
+        queue, signals,
     },
     store::Store,
     time::Timestamp,
@@ -72,16 +72,26 @@ pub async fn cancel_all(store: &Store, user: UserId, unended: Vec<Job>) -> Resul
     for job in unended {
         match job.state {
             JobState::Queued => drop(end_unheld(store, &job, JobState::Cancelled, None).await?),
-            JobState::Running if job.cancel_requested_at.is_none() => drop(table::request_cancel(store.db(), user, job.id).await?),
+            JobState::Running if job.cancel_requested_at.is_none() => drop(request_cancel(store, user, job.id).await?),
             JobState::Running | JobState::Completed | JobState::Failed | JobState::Cancelled => {}
         }
     }
     Ok(())
 }
 
+/// Ask for the end of a running job of `user`. `None` when it does not run.
+pub async fn request_cancel(store: &Store, user: UserId, job: JobId) -> Result<Option<Job>> {
+    let asked = table::request_cancel(store.db(), user, job).await?;
+    if asked.is_some() {
+        signals::announce_state(store.redis(), job, user).await;
+    }
+    Ok(asked)
+}
+
 /// Bring an end into Redis now; the leader does it later otherwise.
 pub async fn tell(store: &Store, ended: &Job) {
     let id = ended.id;
+    signals::announce_state(store.redis(), id, ended.user_id).await;
     if let Err(error) = finalize(store, id).await {
         tracing::warn!(job.id = %id, %error, "Left the end of job `{id}` to the leader to announce");
     }

@@ -1,6 +1,8 @@
 //! What the doors of this crate can answer instead of a result. Made for code to switch on; the cause
 //! travels as `source` for the log and never reaches a client.
 
+use std::sync::Arc;
+
 use crate::workspace::Refused;
 
 /// A boxed cause, kept for the log.
@@ -72,6 +74,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The failure of a question that several asked at once; `what` they wanted where it is a defect.
+    pub(crate) fn of_several(error: Arc<Self>, what: &'static str) -> Self {
+        match *error {
+            Self::Unavailable { service, .. } => Self::Unavailable { service, source: error.into() },
+            _ => Self::Internal { what, source: error.into() },
+        }
+    }
+
     /// Whether waiting may help.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

@@ -270,8 +270,13 @@ impl Event {
 
     /// Whether it is the last event of its job.
     pub fn is_terminal(&self) -> bool {
-        matches!(self.kind(), "job.completed" | "job.failed" | "job.cancelled")
+        is_terminal(self.kind())
     }
+}
+
+/// Whether an event of type `kind` is the last one of its job.
+pub fn is_terminal(kind: &str) -> bool {
+    matches!(kind, "job.completed" | "job.failed" | "job.cancelled")
 }
 
 fn wire_json(id: EventId, body: &EventBody, at: Timestamp) -> Bytes {

@@ -3,10 +3,13 @@
 //! To follow a log without a hole: subscribe first, then read, then apply what the subscription says;
 //! on any doubt (`Missed`, an id that does not follow) read again.
 
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Result,
+    Error, Result,
     db::jobs as table,
     ending,
     event::{Event, EventId, StartReason},
@@ -15,10 +18,16 @@ use crate::{
     store::Store,
 };
 
+/// The most bytes of logs from the record to keep for the next reader.
+const MOST_ARCHIVED: u64 = 64 * 1024 * 1024;
+/// How long such a log is kept without a reader.
+const KEPT_ARCHIVED: Duration = Duration::from_secs(30);
+
 /// What can be done with the logs of jobs.
 #[derive(Clone)]
 pub struct Events {
     store: Store,
+    archives: Cache<JobId, Arc<[Event]>>,
 }
 
 /// News about one job.
@@ -61,7 +70,12 @@ impl Subscription {
 impl Events {
     /// The door over `store`.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone() }
+        let weight = |_: &JobId, events: &Arc<[Event]>| {
+            let bytes: usize = events.iter().map(|event| size_of::<Event>() + event.json.len()).sum();
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let archives = Cache::builder().weigher(weight).max_capacity(MOST_ARCHIVED).time_to_idle(KEPT_ARCHIVED).build();
+        Self { store: store.clone(), archives }
     }
 
     /// Hear about a job from here on. Active when this answers: what is appended later is announced.
@@ -76,9 +90,39 @@ impl Events {
     }
 
     /// All events of a finished job's last attempt, from the record. `None` while it has not ended or
-    /// when they are no longer kept.
-    pub async fn archived(&self, job: JobId) -> Result<Option<Vec<Event>>> {
-        let packed = table::find_log(self.store.db(), job).await?;
-        packed.map(|packed| ending::unpack(&packed)).transpose()
+    /// when they are no longer kept. Many readers of one job cost one look; a reader that comes back for
+    /// the next few may find them still here.
+    pub async fn archived(&self, job: JobId) -> Result<Option<Arc<[Event]>>> {
+        let looked = self.archives.try_get_with(job, async {
+            match self.unpacked(job).await {
+                Ok(Some(events)) => Ok(events),
+                // Neither is worth remembering.
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(Arc::new(error))),
+            }
+        });
+        match looked.await {
+            Ok(events) => Ok(Some(events)),
+            Err(missing) => {
+                missing.as_ref().clone().map_or(Ok(None), |error| Err(Error::of_several(error, "could not read a job's events")))
+            }
+        }
     }
+
+    async fn unpacked(&self, job: JobId) -> Result<Option<Arc<[Event]>>> {
+        let Some(packed) = table::find_log(self.store.db(), job).await? else { return Ok(None) };
+        // They may be megabytes.
+        let unpacking = tokio::task::spawn_blocking(move || ending::unpack(&packed));
+        let events =
+            unpacking.await.map_err(|source| Error::Internal { what: "unpacking a job's events panicked", source: source.into() })??;
+        Ok(Some(events.into()))
+    }
+}
+
+/// Forget the events of jobs that ended longer ago than they are kept; how a job ended stays in its row.
+pub(crate) async fn forget_old(store: &Store) -> Result<()> {
+    /// The most logs of one statement.
+    const BATCH: u32 = 1_000;
+    while table::forget_logs(store.db(), store.event_retention(), BATCH).await? == u64::from(BATCH) {}
+    Ok(())
 }

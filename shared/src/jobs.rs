@@ -17,7 +17,10 @@ use crate::{
     ending,
     id::{ApiKeyId, JobId, SessionId, UserId},
     job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
-    redis::queue,
+    redis::{
+        queue,
+        signals::{self, UserLine},
+    },
     store::Store,
 };
 
@@ -62,6 +65,16 @@ pub struct Submitted {
     pub replayed: bool,
 }
 
+/// News of which jobs of a user are in another state, from the moment it was made. Dropping it ends it.
+pub struct StateNews(UserLine);
+
+impl StateNews {
+    /// The next job that is in another state; `None` where some may have been missed. Cancel-safe.
+    pub async fn next(&mut self) -> Option<JobId> {
+        self.0.next().await
+    }
+}
+
 /// Which jobs to list, newest first.
 #[derive(Clone, Copy, Debug)]
 pub struct JobFilter {
@@ -97,7 +110,7 @@ impl Jobs {
         };
         let refusal = match inserted {
             Ok(Some(job)) => {
-                self.ring(&job).await;
+                Box::pin(self.announce(&job)).await;
                 return Ok(Submitted { job, replayed: false });
             }
             // The key was freed between the two statements.
@@ -134,6 +147,11 @@ impl Jobs {
             Some(_) => Err(Error::IdempotencyMismatch),
             None => Ok(None),
         }
+    }
+
+    /// Ring for a job that was accepted, and tell who watches; the two go to Redis together.
+    async fn announce(&self, job: &Job) {
+        tokio::join!(self.ring(job), signals::announce_state(self.store.redis(), job.id, job.user_id));
     }
 
     async fn ring(&self, job: &Job) {
@@ -183,7 +201,7 @@ impl Jobs {
             let Some(seen) = table::find(self.store.db(), user, id).await? else { return Ok(None) };
             let moved = match seen.state {
                 JobState::Queued => ending::end_unheld(&self.store, &seen, JobState::Cancelled, None).await?,
-                JobState::Running => table::request_cancel(self.store.db(), user, id).await?,
+                JobState::Running => ending::request_cancel(&self.store, user, id).await?,
                 JobState::Completed | JobState::Failed | JobState::Cancelled => Some(seen),
             };
             // It moved between the look and the statement; each such move is one of few.
@@ -196,6 +214,16 @@ impl Jobs {
     /// How many jobs of `user`, or of one key of theirs, have not ended.
     pub async fn active_count(&self, user: UserId, key: Option<ApiKeyId>) -> Result<u64> {
         table::active_count(self.store.db(), user, key).await
+    }
+
+    /// Hear which jobs of `user` change their states from here on. Active when this answers.
+    pub async fn hear(&self, user: UserId) -> Result<StateNews> {
+        self.store.signals().subscribe_user(user).await.map(StateNews)
+    }
+
+    /// The jobs of `user` that have not ended, oldest first.
+    pub async fn unended(&self, user: UserId, limit: u32) -> Result<Vec<Job>> {
+        table::unended(self.store.db(), user, limit).await
     }
 
     /// Send a dead letter again, as a new job of the same user that no key sent and that keeps `reservation` of
@@ -231,7 +259,7 @@ impl Jobs {
         let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
         audit::insert(&transaction, by, Action::JobRetry, Some(id.to_string()), Some(json!({ "retried_as": retry }))).await?;
         db::commit(transaction).await?;
-        self.ring(&job).await;
+        Box::pin(self.announce(&job)).await;
         Ok(Some(Submitted { job, replayed: false }))
     }
 

@@ -24,7 +24,7 @@ use crate::{
     db::{self, jobs as table, jobs::Move, sessions, transcripts, workspaces},
     ending::{self, BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
     event::{Event, EventBody, EventId},
-    id::{JobId, WorkerId},
+    id::{JobId, UserId, WorkerId},
     job::{Job, JobError, JobResult, JobState},
     redis::{
         log::{self, Appended},
@@ -151,7 +151,8 @@ impl Lease {
             life: log_life,
         });
         let (sending, sent) = watch::channel(0);
-        let writer = Writer { store: store.clone(), job: job.id, attempt: job.attempt, line: line.clone(), sent: sending };
+        let writer =
+            Writer { store: store.clone(), job: job.id, owner: job.user_id, attempt: job.attempt, line: line.clone(), sent: sending };
         let held = held.hold(job.id);
         let lease = Self { store: store.clone(), worker, entry, line, sent, writer: tokio::spawn(writer.run()), _held: held, job };
         // Event 0 raises the fence in the log at once.
@@ -373,6 +374,7 @@ impl Lease {
         let len = self.line.with_spool(|spool| spool.push_last(event.json).map(|()| spool.len()));
         let len = len.map_err(|source| Error::Internal { what: "could not keep the last event", source: source.into() })?;
         self.line.grown.notify_one();
+        signals::announce_state(redis, settled.id, settled.user_id).await;
         let flushed = tokio::time::timeout(FLUSH, async { self.sent.wait_for(|&sent| sent >= len).await.is_ok() }).await;
         if !flushed.unwrap_or(false) {
             return Err(Error::Unavailable { service: "redis", source: "the log could not be completed".into() });
@@ -411,6 +413,7 @@ fn ended_as(outcome: &Outcome, state: JobState) -> AttemptOutcome {
 struct Writer {
     store: Store,
     job: JobId,
+    owner: UserId,
     attempt: u32,
     line: Arc<Line>,
     sent: watch::Sender<u32>,
@@ -436,6 +439,9 @@ impl Writer {
             let first = EventId { attempt: self.attempt, n: next };
             match log::append(self.store.redis(), self.job, first, &batch, self.life()).await {
                 Ok(Appended::Whole { last }) => {
+                    if next == 0 {
+                        signals::announce_state(self.store.redis(), self.job, self.owner).await;
+                    }
                     next = last + 1;
                     self.sent.send_replace(next);
                     pause = Duration::from_millis(50);

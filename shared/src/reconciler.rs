@@ -23,7 +23,7 @@ use crate::{
         leader::{self, Seen},
         workers,
     },
-    ending,
+    ending, events,
     id::WorkerId,
     job::{Job, JobError, JobState, RetryAfterOutput},
     lease::{HeldJobs, exhausted_by, spent_by},
@@ -278,6 +278,7 @@ async fn forget(store: &Store, sweeps: bool) -> Result<()> {
     users::forget_deleted(store).await?;
     if sweeps {
         logins::forget_expired(store).await?;
+        events::forget_old(store).await?;
         sessions::sweep_purged(store).await?;
     }
     Ok(())

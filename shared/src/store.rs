@@ -31,6 +31,7 @@ struct Inner {
     timing: Timing,
     workspace_store: PathBuf,
     workspace_bounds: Bounds,
+    event_retention: Duration,
     is_one_host: bool,
 }
 
@@ -82,6 +83,7 @@ impl Store {
             timing: config.timing,
             workspace_store: config.workspace_store.clone(),
             workspace_bounds: config.workspace_bounds,
+            event_retention: config.event_retention,
             is_one_host: config.is_one_host(),
         })))
     }
@@ -112,6 +114,11 @@ impl Store {
     /// How much the workspace of a conversation may hold.
     pub fn workspace_bounds(&self) -> Bounds {
         self.0.workspace_bounds
+    }
+
+    /// How long the events of a job are kept after its end.
+    pub(crate) fn event_retention(&self) -> Duration {
+        self.0.event_retention
     }
 
     /// Where the files of conversations are.

@@ -7,7 +7,7 @@ use poem::{Request, http::HeaderMap, web::Data};
 use poem_openapi::{ApiResponse, OpenApi, ResponseContent, param::Header, payload::Json};
 use shared::{
     job::{ChatSpec, NanoUsd},
-    jobs::NewJob,
+    jobs::{NewJob, Submitted},
     user::UserLimits,
 };
 
@@ -101,25 +101,9 @@ impl ChatApi {
         let body = body.0;
         let streams = body.stream || events::asks_for_events(headers);
         let position = events::position(headers, last_event_id.0)?;
-        let session_id = body.session_id;
-        let spec = body.into_spec(tools::allowed_by_key(&auth).map(<[String]>::to_vec));
-        let new = NewJob {
-            user_id: auth.user_id(),
-            api_key_id: auth.api_key_id(),
-            session_id,
-            reservation: reservation(&auth.user.limits, &spec, app.config.default_job_budget),
-            spec,
-            idempotency_key: checked_key(headers, idempotency_key.0)?,
-            traceparent: traceparent(headers),
-        };
-        let submitted = match check(&app, &auth, &new).await {
-            Ok(()) => app.jobs.submit(new).await?,
-            // What was accepted stays accepted, though it would not be today.
-            Err(fault) => app.jobs.made_before(&new).await?.ok_or(fault)?,
-        };
-        if !submitted.replayed {
-            app.metrics.submitted.inc();
-        } else if let Some(charge) = request.data::<Charge>() {
+        let key = checked_key(headers, idempotency_key.0)?;
+        let submitted = submit(&app, &auth, body, key, traceparent(headers)).await?;
+        if let Some(charge) = request.data::<Charge>().filter(|_| submitted.replayed) {
             charge.waive();
         }
         let mut job = submitted.job;
@@ -129,7 +113,7 @@ impl ChatApi {
             // Only a repeated request can have seen anything of the job.
             let after = position.filter(|_| submitted.replayed);
             let Some(watch) = Watch::open(&app.feeds, &job, after).await? else { return Ok(CreateChatResponse::NothingLeft) };
-            let events = EventStream::new(watch, app.draining.clone(), app.metrics.traffic.open_stream());
+            let events = EventStream::new(&app, auth.principal(), watch);
             return Ok(CreateChatResponse::Answered(Answer::Events(events), location, None));
         }
         let wait_secs = prefer.0.as_deref().and_then(wait_of);
@@ -146,6 +130,36 @@ impl ChatApi {
             CreateChatResponse::Accepted(shown, location, applied)
         })
     }
+}
+
+/// Accept a job, or answer with the one that the same request made before.
+pub async fn submit(
+    app: &App,
+    auth: &Authenticated<Chat>,
+    body: CreateChat,
+    idempotency_key: Option<String>,
+    traceparent: Option<String>,
+) -> Result<Submitted, ApiError> {
+    let session_id = body.session_id;
+    let spec = body.into_spec(tools::allowed_by_key(auth).map(<[String]>::to_vec));
+    let new = NewJob {
+        user_id: auth.user_id(),
+        api_key_id: auth.api_key_id(),
+        session_id,
+        reservation: reservation(&auth.user.limits, &spec, app.config.default_job_budget),
+        spec,
+        idempotency_key,
+        traceparent,
+    };
+    let submitted = match check(app, auth, &new).await {
+        Ok(()) => app.jobs.submit(new).await?,
+        // What was accepted stays accepted, though it would not be today.
+        Err(fault) => app.jobs.made_before(&new).await?.ok_or(fault)?,
+    };
+    if !submitted.replayed {
+        app.metrics.submitted.inc();
+    }
+    Ok(submitted)
 }
 
 /// Refuse what no job may ask of this service as it is now.
@@ -186,15 +200,22 @@ pub fn reservation(limits: &UserLimits, spec: &ChatSpec, default: NanoUsd) -> Na
 /// The key, if it is one that any two readers would take for the same.
 fn checked_key(headers: &HeaderMap, key: Option<String>) -> Result<Option<String>, ApiError> {
     let given = headers.get_all("idempotency-key").iter().count();
-    let sane = |key: &String| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
     match (given, key) {
         (0, _) => Ok(None),
-        (1, Some(key)) if sane(&key) => Ok(Some(key)),
-        _ => {
-            let detail = format!("must be one value of 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
-            Err(ApiError::invalid(vec![FieldError::new("Idempotency-Key", detail)]))
-        }
+        (1, Some(key)) if is_idempotency_key(&key) => Ok(Some(key)),
+        _ => Err(not_an_idempotency_key("Idempotency-Key")),
     }
+}
+
+/// Whether any two readers would take it for the same.
+pub fn is_idempotency_key(key: &str) -> bool {
+    (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+/// What stands at `pointer` is no idempotency key.
+pub fn not_an_idempotency_key(pointer: &str) -> ApiError {
+    let detail = format!("must be one value of 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
+    ApiError::invalid(vec![FieldError::new(pointer, detail)])
 }
 
 /// N of `wait=N` in a `Prefer` header (RFC 7240). What is not understood is ignored, as the RFC wants it.

@@ -96,9 +96,7 @@ impl EventsApi {
             return Ok(GetEventsResponse::Found(Answer::List(Json(list(&app, &job, after).await?))));
         }
         Ok(match Watch::open(&app.feeds, &job, after).await? {
-            Some(watch) => {
-                GetEventsResponse::Found(Answer::Stream(EventStream::new(watch, app.draining.clone(), app.metrics.traffic.open_stream())))
-            }
+            Some(watch) => GetEventsResponse::Found(Answer::Stream(EventStream::new(&app, auth.principal(), watch))),
             None => GetEventsResponse::NothingLeft,
         })
     }

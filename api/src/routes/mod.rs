@@ -11,5 +11,6 @@ pub mod health;
 pub mod jobs;
 pub mod quota;
 pub mod sessions;
+pub mod socket;
 pub mod tools;
 pub mod usage;

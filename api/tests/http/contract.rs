@@ -27,8 +27,8 @@ pub fn operations() -> Vec<(String, String, Value)> {
     paths.into_iter().flat_map(of_path).collect()
 }
 
-/// What anybody may do: the body of each is the credential, or asks for one.
-const PUBLIC: [&str; 3] = ["register", "login", "refresh"];
+/// What anybody may do: the body of each is the credential, or asks for one; so may the first message of a socket be.
+const PUBLIC: [&str; 4] = ["register", "login", "refresh", "open_socket"];
 
 #[test]
 fn every_operation_under_api_says_who_may_do_it() {

@@ -610,6 +610,13 @@ pub async fn find_log(db: &Db, id: JobId) -> Result<Option<Vec<u8>>> {
     Ok(row::<Log>(db.pool(), "SELECT events FROM job_log WHERE job_id = $1", [id.uuid().into()]).await?.map(|log| log.events))
 }
 
+/// Forget the events of jobs that ended so long ago; how many there were.
+pub async fn forget_logs(db: &Db, older_than: Duration, limit: u32) -> Result<u64> {
+    let sql =
+        "DELETE FROM job_log WHERE job_id IN (SELECT job_id FROM job_log WHERE created_at <= {now} - $1 ORDER BY created_at LIMIT $2)";
+    execute(db.pool(), sql, [ms(older_than).into(), i64::from(limit).into()]).await
+}
+
 /// Jobs whose end may not be in Redis yet, oldest first.
 pub async fn to_finalize(db: &Db, older_than: Duration, limit: u32) -> Result<Vec<JobId>> {
     #[derive(FromQueryResult)]

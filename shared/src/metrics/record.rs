@@ -1,6 +1,6 @@
 //! What only the record knows of all processes together: how much waits, and who is there to do it. Read
-//! for whoever asks, at most once in a few seconds, so that no number of scrapers is a load on the
-//! database; a database that is away is not asked more often either.
+//! for whoever asks, at most once a second, so that no number of scrapers is a load on the database; a
+//! database that is away is not asked more often either.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ use super::figure;
 use crate::{db::figures as table, store::Store};
 
 /// How old a figure may be.
-const AGE: Duration = Duration::from_secs(5);
+const AGE: Duration = Duration::from_secs(1);
 /// How long the database may take to answer.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,7 +49,7 @@ impl Record {
         Self { store: store.clone(), read: Cache::builder().max_capacity(1).time_to_live(AGE).build() }
     }
 
-    /// The figures, at most five seconds old; `None` while the record does not answer.
+    /// The figures, at most a second old; `None` while the record does not answer.
     pub async fn figures(&self) -> Option<Figures> {
         let read = async {
             match tokio::time::timeout(LIMIT, table::read(self.store.db())).await {

@@ -24,6 +24,11 @@ pub fn channel(job: JobId) -> String {
     format!("j:{{{}}}:ch", job.uuid().simple())
 }
 
+/// Where it is announced that a job of this user changed its state: each message is the job's UUID.
+pub fn jobs_of(user: UserId) -> String {
+    format!("u:{{{}}}:jobs", user.uuid().simple())
+}
+
 /// The hourly window of a user.
 pub fn user_window(user: UserId) -> String {
     format!("l:{{{}}}:u", user.uuid().simple())

@@ -47,7 +47,8 @@ pub fn builder(url: &str, purpose: Purpose) -> Result<Builder, RedisError> {
             connection.tcp = TcpConfig { nodelay: Some(true), user_timeout: Some(Duration::from_secs(5)), ..TcpConfig::default() };
         })
         .with_performance_config(|performance| {
-            performance.broadcast_channel_capacity = 65_536;
+            // Each may be several kilobytes; who falls this far behind is told so and reads the log.
+            performance.broadcast_channel_capacity = 4_096;
             performance.default_command_timeout = match purpose {
                 Purpose::Commands => COMMAND_TIMEOUT,
                 // Each fetch carries its own limit: the time it blocks and a little more.

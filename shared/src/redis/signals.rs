@@ -1,15 +1,18 @@
 //! Announcements: one subscription of this process for each channel somebody listens to here, and one
 //! for changes of rights. A signal only wakes and speeds up; whoever doubts reads the record or the log.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use fred::{
     clients::SubscriberClient,
     interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _},
-    prelude::{Client, Error as RedisError, Value},
+    prelude::{Client, Error as RedisError, ErrorKind, Value},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
 use uuid::Uuid;
 
 use super::{Purpose, builder, keys, unavailable};
@@ -26,6 +29,11 @@ use crate::{
 /// Messages kept for one slow listener; one that falls further behind hears that it missed some.
 const BACKLOG: usize = 64;
 
+/// How long news may take that nobody depends on.
+const NEWS_BUDGET: Duration = Duration::from_millis(50);
+/// How often the connection is asked whether it still hears.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// Published before the JSON of a [`Requeued`]; no event id looks like it.
 const REQUEUED: &[u8] = b"requeued ";
 
@@ -35,9 +43,21 @@ pub async fn announce_change(client: &Client, user: UserId) -> Result<()> {
     Ok(())
 }
 
+/// Tell whoever watches the jobs of its owner that `job` is in another state by now. Who misses it sees it
+/// with the next look.
+pub async fn announce_state(client: &Client, job: JobId, owner: UserId) {
+    let news = client.publish::<Value, _, _>(keys::jobs_of(owner), job.uuid().simple().to_string());
+    match tokio::time::timeout(NEWS_BUDGET, news).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(job.id = %job, %error, "Could not announce that job `{job}` is in another state"),
+        Err(_) => tracing::debug!(job.id = %job, "Redis took too long to announce that job `{job}` is in another state"),
+    }
+}
+
 /// Tell whoever follows `job` that it went back to the queue. To be called before it is rung for, so that
 /// the news is older than its next start.
 pub async fn announce_requeued(client: &Client, job: &Job) -> Result<()> {
+    announce_state(client, job.id, job.user_id).await;
     let news = Requeued { attempt: job.attempt, reason: job.start_reason, delay_ms: job.run_at.ms_since(Timestamp::now()) };
     let mut payload = REQUEUED.to_vec();
     payload.extend(serde_json::to_vec(&news).expect("these types have only string keys"));
@@ -83,6 +103,11 @@ impl Signals {
         self.listen(keys::channel(job)).await.map(JobLine)
     }
 
+    /// Hear which jobs of `user` change their states from here on. Active when this answers.
+    pub async fn subscribe_user(&self, user: UserId) -> Result<UserLine> {
+        self.listen(keys::jobs_of(user)).await.map(UserLine)
+    }
+
     async fn listen(&self, channel: String) -> Result<Line> {
         let (reply, answer) = oneshot::channel();
         let gone = || Error::Unavailable { service: "redis", source: "the subscriber has stopped".into() };
@@ -101,6 +126,19 @@ impl JobLine {
         match self.0.next().await {
             Heard::Message(payload) => read(&payload).unwrap_or(Signal::Missed),
             Heard::Missed => Signal::Missed,
+        }
+    }
+}
+
+/// The end of one who watches the jobs of a user.
+pub struct UserLine(Line);
+
+impl UserLine {
+    /// The next job that is in another state; `None` where some may have been missed. Cancel-safe.
+    pub async fn next(&mut self) -> Option<JobId> {
+        match self.0.next().await {
+            Heard::Message(payload) => Uuid::try_parse_ascii(&payload).ok().map(JobId::from_uuid),
+            Heard::Missed => None,
         }
     }
 }
@@ -147,6 +185,8 @@ impl Switchboard {
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut leaving: mpsc::UnboundedReceiver<Request>) {
         let mut messages = self.client.message_rx();
         let mut reconnects = self.client.reconnect_rx();
+        let mut probes = interval(PROBE);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -158,6 +198,7 @@ impl Switchboard {
                     Err(broadcast::error::RecvError::Closed) => break,
                     _ => self.resubscribe().await,
                 },
+                _ = probes.tick() => self.probe().await,
                 Some(request) = leaving.recv() => self.serve(request).await,
                 request = inbox.recv() => match request {
                     Some(request) => self.serve(request).await,
@@ -186,10 +227,30 @@ impl Switchboard {
             listeners.count += 1;
             return Ok(listeners.messages.subscribe());
         }
-        self.client.subscribe(channel).await.map_err(unavailable)?;
+        self.subscribe_at_redis(channel).await.map_err(unavailable)?;
         let (messages, receiver) = broadcast::channel(BACKLOG);
         self.lines.insert(channel.to_owned(), Listeners { messages, count: 1 });
         Ok(receiver)
+    }
+
+    /// A connection that leaves this unanswered leads nowhere, though it may look open: a new one is made.
+    async fn subscribe_at_redis(&self, channel: &str) -> Result<(), RedisError> {
+        let answer = self.client.subscribe(channel).await;
+        if answer.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout) {
+            tracing::warn!("Redis left a subscription unanswered: connecting anew");
+            if let Err(error) = self.client.force_reconnection().await {
+                tracing::debug!(%error, "Could not connect anew at once");
+            }
+        }
+        answer
+    }
+
+    /// What is subscribed already is confirmed again, if anybody is there to do so. Without a connection
+    /// changes of rights are not heard, so whoever stays is looked at again each time.
+    async fn probe(&mut self) {
+        if !self.client.is_connected() || self.subscribe_at_redis(keys::ACCESS).await.is_err() {
+            self.changes.note_everyone();
+        }
     }
 
     async fn unsubscribe(&mut self, channel: &str) {

@@ -26,7 +26,7 @@ pub struct WorkersApi;
 
 /// A worker process.
 #[derive(Debug, Object)]
-struct Worker {
+pub struct Worker {
     /// This process; the next one of the same name has another.
     id: Wire<WorkerId>,
     /// A name for people, the same after a restart.

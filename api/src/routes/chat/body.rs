@@ -63,7 +63,8 @@ pub struct CreateChat {
     #[serde(default)]
     metadata: BTreeMap<String, String>,
     #[serde(default)]
-    pub(super) stream: bool,
+    /// Whether its sender follows the job's events.
+    pub stream: bool,
 }
 
 impl CreateChat {
