@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
+    glance::Glances,
     pace::Pace,
     ring::{Framed, Place, Ring, before},
 };
@@ -76,6 +77,7 @@ pub struct Feeds(Arc<Shared>);
 struct Shared {
     jobs: Jobs,
     events: Events,
+    glances: Glances,
     pace: Pace,
     draining: CancellationToken,
     living: Mutex<HashMap<JobId, Arc<Feed>>>,
@@ -85,7 +87,8 @@ struct Shared {
 impl Feeds {
     /// No feed yet; all of them end with `draining`.
     pub fn new(jobs: Jobs, events: Events, pace: Pace, draining: CancellationToken) -> Self {
-        Self(Arc::new(Shared { jobs, events, pace, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
+        let glances = Glances::new(jobs.clone(), events.clone());
+        Self(Arc::new(Shared { jobs, events, glances, pace, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
     }
 
     /// The door to jobs.
@@ -244,7 +247,7 @@ impl Follower {
             };
             tokio::select! {
                 signal = Subscription::next(news) => self.apply(signal).await,
-                () = sleep_until(self.look_at) => self.look().await,
+                () = sleep_until(self.look_at) => self.glance().await,
             }
         }
     }
@@ -321,6 +324,16 @@ impl Follower {
             // A job that says something neither waits nor retries.
             state.advice = None;
         });
+    }
+
+    /// Look whether the job is where it seems to be, and look closer where it is not.
+    async fn glance(&mut self) {
+        let glance = if self.waits { None } else { self.shared.glances.at(self.feed.job).await };
+        if glance.is_some_and(|glance| glance.state == JobState::Running && glance.newest == self.feed.newest()) {
+            self.look_at = Instant::now() + SILENCE;
+        } else {
+            self.look().await;
+        }
     }
 
     /// Ask the record how far the job is, and the log what it has.

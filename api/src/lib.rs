@@ -14,6 +14,7 @@ pub mod deadline;
 pub mod envelope;
 pub mod error;
 pub mod feed;
+pub mod glance;
 pub mod job_news;
 pub mod limit;
 pub mod metrics;

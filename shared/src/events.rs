@@ -89,6 +89,11 @@ impl Events {
         log::read(self.store.redis(), job, after, limit).await
     }
 
+    /// The newest event of each of these in its living log in Redis, all asked for together.
+    pub async fn newest(&self, jobs: &[JobId]) -> Result<Vec<Option<EventId>>> {
+        log::newest(self.store.redis(), jobs).await
+    }
+
     /// All events of a finished job's last attempt, from the record. `None` while it has not ended or
     /// when they are no longer kept. Many readers of one job cost one look; a reader that comes back for
     /// the next few may find them still here.

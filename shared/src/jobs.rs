@@ -1,6 +1,6 @@
 //! The door to jobs: submit, find, list, cancel.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use sea_orm::ConnectionTrait;
 use serde_json::json;
@@ -181,6 +181,11 @@ impl Jobs {
     /// Any job, whoever it belongs to. For the feed, which shows nothing but what its watchers may see.
     pub async fn peek(&self, id: JobId) -> Result<Option<Job>> {
         table::get(self.store.db().pool(), id).await
+    }
+
+    /// How far these are, whoever they belong to; those that are not there are left out.
+    pub async fn states(&self, ids: &[JobId]) -> Result<HashMap<JobId, JobState>> {
+        table::states(self.store.db(), ids).await
     }
 
     /// The jobs of `user` that `filter` lets through, newest first.

@@ -1,7 +1,7 @@
 //! A job's row and every move it can make. Each move is one statement that names the state it expects;
 //! those of a lease holder name the attempt as well, and no rows means "not yours any more".
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use crate::{
     consumption::{Bill, Consumption},
     event::StartReason,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
-    job::{Job, JobError, JobResult, JobState, NanoUsd, Usage},
+    job::{InvalidJobState, Job, JobError, JobResult, JobState, NanoUsd, Usage},
     jobs::{JobFilter, NewJob},
     time::Timestamp,
     transcript::Transcript,
@@ -214,6 +214,21 @@ pub async fn find(db: &Db, user: UserId, id: JobId) -> Result<Option<Job>> {
 
 pub async fn get(db: &impl ConnectionTrait, id: JobId) -> Result<Option<Job>> {
     job(db, "SELECT * FROM jobs WHERE id = $1", [id.uuid().into()]).await
+}
+
+/// How far these are.
+pub async fn states(db: &Db, ids: &[JobId]) -> Result<HashMap<JobId, JobState>> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        id: Uuid,
+        state: String,
+    }
+    let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
+    let sql = format!("SELECT id, state FROM jobs WHERE id IN ({})", places.join(", "));
+    let found: Vec<Row> = rows(db.pool(), &sql, ids.iter().map(|id| id.uuid().into())).await?;
+    let unreadable =
+        |source: InvalidJobState| Error::Internal { what: "a job's row holds what this version cannot read", source: source.into() };
+    found.into_iter().map(|row| Ok((JobId::from_uuid(row.id), row.state.parse().map_err(unreadable)?))).collect()
 }
 
 /// The jobs that `filter` lets through, newest first: those of one user, or of all.

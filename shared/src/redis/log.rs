@@ -54,3 +54,18 @@ pub async fn read(client: &Client, job: JobId, after: Option<EventId>, limit: u6
     };
     Ok(entries.into_array().into_iter().filter_map(event).collect())
 }
+
+/// The newest event of each of these logs.
+pub async fn newest(client: &Client, jobs: &[JobId]) -> Result<Vec<Option<EventId>>> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pipeline = client.pipeline();
+    for job in jobs {
+        let _: () = pipeline.xrevrange(keys::log(*job), "+", "-", Some(1)).await.map_err(unavailable)?;
+    }
+    let answers: Vec<Value> = pipeline.all().await.map_err(unavailable)?;
+    // Each `[[id, …]]`, or nothing.
+    let id = |answer: Value| answer.into_array().into_iter().next()?.into_array().into_iter().next()?.as_string()?.parse().ok();
+    Ok(answers.into_iter().map(id).collect())
+}
