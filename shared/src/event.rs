@@ -257,15 +257,14 @@ impl Event {
 
     /// Read an event back from its JSON. `None` when that is not an event.
     pub fn from_json(json: Bytes) -> Option<Self> {
-        let head: Head = serde_json::from_slice(&json).ok()?;
-        let id = head.id;
+        let id = head(&json)?.id;
         Some(Self { id, json })
     }
 
     /// Its type, such as `text.delta`.
     pub fn kind(&self) -> &str {
         // Every event came out of `new` or went through `from_json`.
-        serde_json::from_slice::<Head>(&self.json).map_or("message", |head| head.kind)
+        head(&self.json).map_or("message", |head| head.kind)
     }
 
     /// Whether it is the last event of its job.
@@ -277,6 +276,24 @@ impl Event {
 /// Whether an event of type `kind` is the last one of its job.
 pub fn is_terminal(kind: &str) -> bool {
     matches!(kind, "job.completed" | "job.failed" | "job.cancelled")
+}
+
+/// What an event says of itself. All of ours begin with it, so most of the JSON need not be looked at.
+fn head(json: &[u8]) -> Option<Head<'_>> {
+    let by_place = || {
+        let (id, rest) = quoted(json.strip_prefix(br#"{"id":"#)?)?;
+        let (kind, _) = quoted(rest.strip_prefix(br#","type":"#)?)?;
+        Some(Head { id: id.parse().ok()?, kind })
+    };
+    by_place().or_else(|| serde_json::from_slice(json).ok())
+}
+
+/// The text in quotes at the beginning of `json`, where it has no escapes, and what comes after it.
+fn quoted(json: &[u8]) -> Option<(&str, &[u8])> {
+    let inside = json.strip_prefix(b"\"")?;
+    let end = inside.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    let rest = inside[end..].strip_prefix(b"\"")?;
+    Some((str::from_utf8(&inside[..end]).ok()?, rest))
 }
 
 fn wire_json(id: EventId, body: &EventBody, at: Timestamp) -> Bytes {
@@ -352,6 +369,18 @@ mod tests {
             json,
             serde_json::json!({"id": "1-3", "type": "text.delta", "at": "1970-01-01T00:00:00.000Z", "message_id": "msg_1", "text": "hi \u{1f600}\n"})
         );
+    }
+
+    #[test]
+    fn an_event_is_known_in_whatever_order_it_is_written() {
+        let read = |json: &'static str| Event::from_json(json.into()).map(|event| (event.id.to_string(), event.kind().to_owned()));
+        let known = Some(("1-3".to_owned(), "message".to_owned()));
+
+        assert_eq!(read(r#"{"id":"1-3","type":"message","at":"x"}"#), known);
+        assert_eq!(read(r#"{"type": "message", "at": "x", "id": "1-3"}"#), known);
+        for wrong in ["", "{}", r#"{"id":"1-3"}"#, r#"{"id":"1","type":"message"}"#, r#"{"id":"1-3","type":7}"#, r#"{"id":"1-3"#] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
