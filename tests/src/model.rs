@@ -16,7 +16,7 @@ pub use cli_fault::{CliFault, TranscriptFault};
 pub use event::{ModelEvent, events};
 pub use filling::{filling, filling_from};
 pub use prose::prose;
-pub use reply::{Block, Reply, StopReason, ToolResult};
+pub use reply::{Block, Reply, StopReason, ToolResult, clock};
 pub use said::{is_from_the_cli, said_in};
 pub use script::{Pace, Script, Settings, Step, ToolCall};
 pub use usage::Usage;

@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::unix::process::ExitStatusExt as _,
     process::{Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::json;
@@ -14,7 +15,7 @@ use tests::{
     cli_process::CliProcess,
     directory::Directory,
     product_reads::missing,
-    recording::{Vocabulary, folder, lines, recording, shape},
+    recording::{Vocabulary, folder, kind, lines, recording, shape},
 };
 
 fn fake() -> Command {
@@ -132,6 +133,27 @@ fn the_fake_recalls_what_it_was_told() {
     });
 
     assert_eq!(answers, ["s1-t1", "echo: hello", "s1-t1 | hello | s1-t3"]);
+}
+
+#[test]
+fn the_fake_tells_the_time_at_which_it_speaks() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    let delta = "stream_event/content_block_delta/text_delta";
+    let begun = now();
+
+    let (printed, _) = CliProcess::play(&mut fake(), "clock:3:0.01", None).expect("the CLI talks");
+
+    let said: Vec<_> =
+        printed.iter().filter(|line| kind(line) == delta).filter_map(|line| line["event"]["delta"]["text"].as_str()).collect();
+    let times: Vec<u128> = said.iter().map(|text| text.trim_end().parse().expect("a time")).collect();
+    assert_eq!(times.len(), 3);
+    assert!(
+        times[0] >= begun + 10_000_000 && times.windows(2).all(|pair| pair[1] >= pair[0] + 10_000_000) && times[2] <= now(),
+        "{times:?}"
+    );
+    assert_eq!(printed.iter().find(|line| kind(line) == "result/success").expect("a result")["result"], said.concat());
+    let (slow, _) = CliProcess::play(&mut fake(), "slow:3:0.01", None).expect("the CLI talks");
+    assert_eq!(shape(&printed), shape(&slow));
 }
 
 #[test]

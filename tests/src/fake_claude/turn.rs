@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, events, said_in};
+use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, clock, events, said_in};
 
 use super::{
     Cli,
@@ -77,7 +77,7 @@ impl Cli {
         let step = self.next_step(turn);
         turn.calls += 1;
         let pace = turn.pace();
-        let reply = match &step {
+        let mut reply = match &step {
             Some(step) => Reply::to(step, &self.said, pace),
             None if turn.script.is_none() => Reply::text(&format!("echo: {}", turn.prompt), pace),
             None if turn.results.is_empty() => Reply::text("done", pace),
@@ -105,7 +105,11 @@ impl Cli {
                 {
                     self.retry(step.as_ref(), pace)?;
                 }
-                self.stream(&reply, usage, None)?;
+                if reply.tells_time {
+                    self.stream_time(&mut reply, usage)?;
+                } else {
+                    self.stream(&reply, usage, None)?;
+                }
             }
         }
         turn.used += usage;
@@ -186,6 +190,28 @@ impl Cli {
             }
             self.voice.stream(reply, event, &self.options.model, usage, extra);
         }
+        Ok(())
+    }
+
+    /// Stream the time, as often as `reply` has pieces, which become what was said.
+    fn stream_time(&mut self, reply: &mut Reply, usage: Usage) -> Result<(), Outcome> {
+        let count = reply.blocks.iter().map(|block| block.pieces().len()).sum();
+        let (model, nothing) = (self.options.model.clone(), Block::Text(Vec::new()));
+        let mut said = Vec::new();
+        self.voice.stream(reply, ModelEvent::MessageStart, &model, usage, r#","ttft_ms":1"#);
+        self.voice.stream(reply, ModelEvent::BlockStart(0, &nothing), &model, usage, "");
+        while said.len() < count {
+            if self.wait(Some(reply.delay)) {
+                return Err(self.abort(reply, (0, &Block::Text(said.clone())), said.len(), usage));
+            }
+            said.push(clock());
+            self.voice.stream(reply, ModelEvent::Delta(0, &nothing, &said[said.len() - 1]), &model, usage, "");
+        }
+        reply.blocks = vec![Block::Text(said)];
+        self.say_block(reply, &reply.blocks[0].complete(), usage, None, false);
+        self.voice.stream(reply, ModelEvent::BlockStop(0, &nothing), &model, usage, "");
+        self.voice.stream(reply, ModelEvent::MessageDelta, &model, usage, "");
+        self.voice.stream(reply, ModelEvent::MessageStop, &model, usage, "");
         Ok(())
     }
 

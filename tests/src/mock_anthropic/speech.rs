@@ -12,7 +12,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::model::{Block, ModelEvent, Reply, Usage, events};
+use crate::model::{Block, ModelEvent, Reply, Usage, clock, events};
 
 use super::{answer::Ending, received::Open};
 
@@ -87,6 +87,14 @@ impl Chunks {
                     self.gate.acquire().await.map_err(|_| Gone)?.forget();
                 }
             }
+            let time;
+            let event = match event {
+                ModelEvent::Delta(index, block, _) if reply.tells_time => {
+                    time = clock();
+                    ModelEvent::Delta(index, block, &time)
+                }
+                event => event,
+            };
             self.event(event.name(), |json| event.write_json(reply, model, usage, json));
             if event == ModelEvent::MessageStart {
                 self.batch.extend_from_slice(PING.as_bytes());

@@ -1,6 +1,9 @@
 //! What the model says in one call: blocks, already cut into the deltas they are streamed in.
 
-use std::{iter, time::Duration};
+use std::{
+    iter,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::{Value, json};
 
@@ -22,6 +25,8 @@ pub struct Reply {
     pub delay: Duration,
     /// Whether each delta waits until it is let out.
     pub is_gated: bool,
+    /// Whether each delta tells when it is said, by [`clock`], and not what its block has.
+    pub tells_time: bool,
 }
 
 /// One content block, in the pieces it is streamed in.
@@ -69,6 +74,11 @@ impl Reply {
             Step::Loop(call) => Self::tools(std::slice::from_ref(call), pace),
             Step::Slow(count, every) => Self { delay: *every, ..Self::ticks(*count, pace) },
             Step::Gated(count) => Self { is_gated: true, ..Self::ticks(*count, pace) },
+            Step::Clock(count, every) => Self {
+                delay: *every,
+                tells_time: true,
+                ..Self::of(vec![Block::Text((0..*count).map(|_| clock()).collect())], StopReason::EndTurn, pace)
+            },
             Step::Flood(count) => Self::of(vec![Block::Text((0..*count).map(|n| format!("w{n} ")).collect())], StopReason::EndTurn, pace),
             Step::Grow(bytes) => Self::text(&filling(*bytes), Pace { chunk: pace.chunk.or(Some(LARGE_PIECE)), ..pace }),
             Step::MaxTokens(text) => Self { stop: StopReason::MaxTokens, ..Self::text(text, pace) },
@@ -118,8 +128,14 @@ impl Reply {
     }
 
     fn of(blocks: Vec<Block>, stop: StopReason, pace: Pace) -> Self {
-        Self { id: fresh_id("msg"), blocks, stop, delay: pace.delay, is_gated: false }
+        Self { id: fresh_id("msg"), blocks, stop, delay: pace.delay, is_gated: false, tells_time: false }
     }
+}
+
+/// What is said now by a model that tells the time: nanoseconds since 1970, and a space.
+pub fn clock() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{} ", since.as_nanos())
 }
 
 /// What a tool answered.

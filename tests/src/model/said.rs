@@ -46,6 +46,7 @@ fn gist(prompt: &str) -> String {
         | Step::Tools(_)
         | Step::Loop(_)
         | Step::Slow(..)
+        | Step::Clock(..)
         | Step::Flood(_)
         | Step::MaxTokens(_)
         | Step::Structured(_)

@@ -67,6 +67,8 @@ pub enum Step {
     Slow(u32, Duration),
     /// `gated:N`: so many deltas, each once the test lets it out. The fake CLI has no gate: it says none of them.
     Gated(u32),
+    /// `clock:N:SECS`: the same, each the nanoseconds since 1970 when it is said, for those who measure its way.
+    Clock(u32, Duration),
     /// `flood:N`: so many small deltas as fast as they go.
     Flood(u32),
     /// `grow:BYTES`: a text so long, in large pieces, that does not compress to nothing.
@@ -160,11 +162,9 @@ impl Step {
                 Some(Self::Tools(commands.split(";;").map(call).collect()))
             }
             ("loop", Some(call)) => Some(Self::Loop(ToolCall::parse(call)?)),
-            ("slow", Some(rest)) => {
-                let (count, secs) = rest.split_once(':')?;
-                Some(Self::Slow(pieces(count)?, seconds(secs)?))
-            }
+            ("slow", Some(rest)) => paced(rest).map(|(count, every)| Self::Slow(count, every)),
             ("gated", Some(count)) => Some(Self::Gated(pieces(count)?)),
+            ("clock", Some(rest)) => paced(rest).map(|(count, every)| Self::Clock(count, every)),
             ("flood", Some(count)) => Some(Self::Flood(pieces(count)?)),
             ("grow", Some(bytes)) => Some(Self::Grow(bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?)),
             ("maxtok", Some(text)) => Some(Self::MaxTokens(text.into())),
@@ -217,6 +217,11 @@ fn split_times(text: &str) -> Option<(&str, Option<u32>)> {
     }
 }
 
+fn paced(text: &str) -> Option<(u32, Duration)> {
+    let (count, secs) = text.split_once(':')?;
+    Some((pieces(count)?, seconds(secs)?))
+}
+
 fn pieces(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| *count <= MAX_PIECES)
 }
@@ -262,6 +267,7 @@ mod tests {
             "error: it does not compile",
             "error:200",
             "slow:1",
+            "clock:1",
             "grow:268435457",
             "cli:transcript:torn",
             "flood:1000001",
