@@ -46,6 +46,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What signs the tokens of every test's system.
 pub const JWT_SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
 
+/// Whose key every test's system has.
+pub const USER: &str = "user@example.com";
+
 /// Which CLI the workers run.
 #[derive(Clone, Debug)]
 pub enum Cli {
@@ -137,7 +140,7 @@ impl System {
         let limits = UserLimits { rate_limit_per_hour: Some(1_000_000), ..UserLimits::default() };
         // Nobody logs in as this user: nobody knows the password.
         let password = Passwords::default().hash(&Password::new(Uuid::new_v4().to_string())).await?;
-        let new = NewUser { email: "user@example.com".parse()?, name: None, password, role: Role::User, limits };
+        let new = NewUser { email: USER.parse()?, name: None, password, role: Role::User, limits };
         let user = Users::new(&store).create(new, &By::default()).await?;
         let new = NewApiKey {
             user_id: user.id,
@@ -277,10 +280,14 @@ impl Running {
         Ok(self.log())
     }
 
+    /// Its process id.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("it still runs")
+    }
+
     /// Send it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let id = self.child.id().context("it still runs")?;
-        let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;
+        let pid = Pid::from_raw(i32::try_from(self.id()?)?).context("a process id")?;
         Ok(kill_process(pid, signal)?)
     }
 

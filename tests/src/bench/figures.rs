@@ -32,15 +32,33 @@ impl Figures {
 
 /// The head of a table.
 pub fn head() -> String {
-    SHARES.iter().fold(" ".repeat(36), |line, share| {
-        let name = if *share == 0 { "min".to_owned() } else { format!("p{share}") };
-        line + &format!("{name:>10}")
-    })
+    head_of(SHARES.map(|share| if share == 0 { "min".to_owned() } else { format!("p{share}") }))
+}
+
+/// The head of a table with columns of its own.
+pub fn head_of(names: impl IntoIterator<Item: AsRef<str>>) -> String {
+    names.into_iter().fold(" ".repeat(36), |line, name| line + &format!("{:>10}", name.as_ref()))
 }
 
 /// One row of a table, each figure with so many `decimals`.
-pub fn row(name: &str, columns: Columns, decimals: usize) -> String {
-    columns.iter().fold(format!("  {name:<34}"), |row, figure| row + &format!("{figure:>10.decimals$}"))
+pub fn row(name: &str, columns: impl AsRef<[f64]>, decimals: usize) -> String {
+    columns.as_ref().iter().fold(format!("  {name:<34}"), |row, figure| row + &format!("{figure:>10.decimals$}"))
+}
+
+/// The least, the middle and the most of `figures`, of which there is one at least.
+pub fn spread(mut figures: Vec<f64>) -> [f64; 3] {
+    figures.sort_by(f64::total_cmp);
+    [figures[0], figures[figures.len() / 2], figures[figures.len() - 1]]
+}
+
+/// What part of `whole` each figure of `part` is.
+pub fn ratio<const N: usize>(part: [f64; N], whole: [f64; N]) -> [f64; N] {
+    std::array::from_fn(|column| part[column] / whole[column])
+}
+
+/// How much more each figure of `more` is than that of `less`.
+pub fn difference<const N: usize>(more: [f64; N], less: [f64; N]) -> [f64; N] {
+    std::array::from_fn(|column| more[column] - less[column])
 }
 
 #[cfg(test)]
