@@ -6,5 +6,6 @@ pub mod direct;
 pub mod figures;
 pub mod past;
 pub mod service;
+pub mod streams;
 pub mod turns;
 pub mod unserved;

@@ -34,6 +34,7 @@ use worker::{
     job_dir::{JobDir, JobsRoot},
 };
 
+use super::streams::said::{between, now};
 use crate::{
     recording::kind,
     system::{PATIENCE, built},
@@ -95,15 +96,13 @@ impl Direct {
 
     /// The same in the folders `dir`, where a conversation may have been laid out.
     pub async fn first_text_in(&self, dir: &JobDir, thread: Thread, question: &Question) -> anyhow::Result<Duration> {
-        let relay = command::Relay::Url(self.api.clone());
-        let CommandLine { args, env } =
-            command::build(&question.spec, thread, &Permits::default(), None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
-        let mut command = Command::new(&self.program);
-        command.args(args).env_clear().envs(env).current_dir(dir.workspace());
+        let mut command = self.bare(&question.spec, thread, dir);
 
         let started = Instant::now();
         let cli = Cli::Bare(Bare::spawn(&mut command)?);
-        converse(cli, question, started).await
+        let heard = converse(cli, question).await?;
+        heard.is(&question.answer)?;
+        Ok(heard.first.duration_since(started))
     }
 
     /// Folders as each attempt of a job has them.
@@ -120,7 +119,34 @@ impl Direct {
 
         let started = Instant::now();
         let cli = Cli::Confined(Process::spawn(&launch, LINE_LIMIT, &Gauge::default())?);
-        converse(cli, &question, started).await
+        let heard = converse(cli, &question).await?;
+        heard.is(answer)?;
+        Ok(heard.first.duration_since(started))
+    }
+
+    /// How late the first piece comes of a CLI that is asked for the time by `message`, in `sandbox` if there
+    /// is one.
+    pub async fn first_time(&self, sandbox: Option<Sandbox>, message: &str) -> anyhow::Result<Duration> {
+        let dir = self.dir()?;
+        let question = Question::with(message.to_owned(), "");
+        let heard = if let Some(sandbox) = sandbox {
+            let _relay = Relay::start(Listen::Socket(dir.sockets().join("api.sock")), self.upstream.clone()).await?;
+            let launch = self.confined(&sandbox, &question.spec, &dir);
+            converse(Cli::Confined(Process::spawn(&launch, LINE_LIMIT, &Gauge::default())?), &question).await?
+        } else {
+            let mut command = self.bare(&question.spec, Thread::OneShot, &dir);
+            converse(Cli::Bare(Bare::spawn(&mut command)?), &question).await?
+        };
+        Ok(between(heard.text.trim_end().parse()?, heard.at))
+    }
+
+    fn bare(&self, spec: &ChatSpec, thread: Thread, dir: &JobDir) -> Command {
+        let relay = command::Relay::Url(self.api.clone());
+        let CommandLine { args, env } =
+            command::build(spec, thread, &Permits::default(), None, &surroundings(dir.home(), dir.config(), dir.tmp(), relay));
+        let mut command = Command::new(&self.program);
+        command.args(args).env_clear().envs(env).current_dir(dir.workspace());
+        command
     }
 
     fn confined(&self, sandbox: &Sandbox, spec: &ChatSpec, dir: &JobDir) -> Launch {
@@ -154,9 +180,25 @@ fn surroundings(home: PathBuf, config_dir: PathBuf, tmp_dir: PathBuf, relay: com
     }
 }
 
-/// Ask `question` and follow the answer to the end of the CLI; the time of the first piece since `started`.
-async fn converse(mut cli: Cli, question: &Question, started: Instant) -> anyhow::Result<Duration> {
-    let Question { id, spec, answer } = question;
+/// What a CLI answered.
+struct Heard {
+    /// When its first piece was read.
+    first: Instant,
+    /// The same, in nanoseconds since 1970.
+    at: u64,
+    text: String,
+}
+
+impl Heard {
+    fn is(&self, answer: &str) -> anyhow::Result<()> {
+        ensure!(self.text == answer, "the CLI said `{}`, not `{answer}`", self.text);
+        Ok(())
+    }
+}
+
+/// Ask `question` and follow the answer to the end of the CLI.
+async fn converse(mut cli: Cli, question: &Question) -> anyhow::Result<Heard> {
+    let Question { id, spec, answer: _ } = question;
     let conversation = async {
         cli.write_line(&control::initialize("initialize", spec, &[], &[])).await?;
         cli.write_line(&control::user_message(*id, &spec.message)).await?;
@@ -165,7 +207,7 @@ async fn converse(mut cli: Cli, question: &Question, started: Instant) -> anyhow
             let line: Value = serde_json::from_slice(&line).context("the CLI printed a line that is no JSON")?;
             match kind(&line).as_str() {
                 "stream_event/content_block_delta/text_delta" => {
-                    first.get_or_insert_with(|| started.elapsed());
+                    first.get_or_insert_with(|| (Instant::now(), now()));
                     said.push_str(line["event"]["delta"]["text"].as_str().context("a delta has a text")?);
                 }
                 "result/success" => results.push(line["result"].clone()),
@@ -173,10 +215,11 @@ async fn converse(mut cli: Cli, question: &Question, started: Instant) -> anyhow
                 _ => {}
             }
         }
-        ensure!(said == *answer && results == [answer.as_str()], "the CLI said `{said}` and ended with {results:?}, not `{answer}`");
+        ensure!(results == [said.as_str()], "the CLI said `{said}` and ended with {results:?}");
         let code = cli.ended().await?;
         ensure!(code == Some(0), "the CLI ended with {code:?}");
-        first.context("the CLI said nothing")
+        let (first, at) = first.context("the CLI said nothing")?;
+        Ok(Heard { first, at, text: said })
     };
     timeout(PATIENCE, conversation).await.context("the CLI did not end")?
 }

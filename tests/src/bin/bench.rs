@@ -7,7 +7,7 @@
 use std::{fs, thread::available_parallelism, time::Duration};
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tests::{
     bench::{
         admission::{Admission, CROWD, Way},
@@ -15,13 +15,20 @@ use tests::{
         figures::{Columns, Figures, head, row},
         past::Past,
         service,
+        streams::{
+            bare, claim, fan_out, first_event, flood, idle,
+            watchers::{self, Watch},
+        },
         turns::Turns,
         unserved::Unserved,
     },
     servers::Kind,
     system::{Api, Cli, Running, System},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 use worker::claude::sandbox::Sandbox;
 
 /// Rounds that are not counted: the first ones fill the page cache and open connections.
@@ -46,15 +53,50 @@ struct Args {
     /// Rounds of turns of sessions; 0 leaves them out
     #[arg(long, default_value_t = 20)]
     turns: usize,
+    /// Seconds of jobs at each rate whose first events are timed; 0 leaves them out
+    #[arg(long, default_value_t = 4)]
+    first_events: u32,
+    /// Rounds of one job that says as much as it may to one client; 0 leaves them out
+    #[arg(long, default_value_t = 3)]
+    floods: usize,
+    /// Rounds of jobs that are claimed and no more; 0 leaves them out
+    #[arg(long, default_value_t = 300)]
+    claims: usize,
+    /// Watchers of one job that is busy; 0 leaves them out
+    #[arg(long, default_value_t = 1_000)]
+    watchers: usize,
+    /// Watchers of one job that is silent; 0 leaves them out
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    #[command(subcommand)]
+    part: Option<Part>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+/// What this program does in a process beside the bench.
+#[derive(Subcommand)]
+enum Part {
+    /// Watch a job
+    #[command(hide = true)]
+    Watchers(Watch),
+    /// Serve what comes in
+    #[command(hide = true)]
+    Bare,
+}
+
+fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    match &args.part {
+        Some(Part::Watchers(watch)) => watchers::run(watch),
+        Some(Part::Bare) => bare::run(),
+        None => Builder::new_multi_thread().enable_all().build()?.block_on(bench(&args)),
+    }
+}
+
+async fn bench(args: &Args) -> anyhow::Result<()> {
     // Ended from outside, it still takes down what it started.
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        measured = measure(&args) => measured,
+        measured = measure(args) => measured,
         _ = terminate.recv() => bail!("told to end"),
         interrupt = tokio::signal::ctrl_c() => bail!("interrupted: {interrupt:?}"),
     }
@@ -89,6 +131,26 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
         }
         println!("\nTurn of a session without the service, scripted CLI, {} rounds", args.turns);
         Bench::start(Kind::Sqlite, Cli::Fake).await?.unserved(args.turns).await?;
+    }
+    if args.first_events > 0 {
+        println!("\nFirst event, scripted CLI, {} seconds at each rate", args.first_events);
+        println!("{}", first_event::table(args.first_events).await?);
+    }
+    if args.floods > 0 {
+        println!("\nOne job to one client, {} rounds", args.floods);
+        println!("{}", flood::table(args.floods).await?);
+    }
+    if args.claims > 0 {
+        println!("\nClaim, Postgres, {} rounds", args.claims);
+        println!("{}", claim::table(args.claims).await?);
+    }
+    if args.watchers > 0 {
+        println!("\n{} watchers of one job", args.watchers);
+        println!("{}", fan_out::table(args.watchers).await?);
+    }
+    if args.idle > 0 {
+        println!("\n{} watchers of a silent job", args.idle);
+        println!("{}", idle::table(args.idle).await?);
     }
     println!("\nload {} at the end", load());
     Ok(())
