@@ -29,7 +29,7 @@ build: ## Build everything for development
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
-bench: ## Time the first text, with the service and without, a submit, and a turn of a session
+bench: ## Time the first text, with the service and without, a submit, a turn of a session, and streams
 	@exec setpriv --pdeathsig TERM scripts/bench
 
 check: ## What must hold before a push: format, lints, docs, contract
