@@ -102,15 +102,8 @@ where
             continue;
         };
         let streams = Streams { tasks: connections.clone(), cut_off: cut_off.clone() };
-        let connection = connection(socket, peer, endpoint.clone(), streams, draining.clone());
-        let cut_off = cut_off.clone();
-        connections.spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = cut_off.cancelled() => {}
-            }
-            drop((slot, place));
-        });
+        let connection = connection(socket, peer, endpoint.clone(), streams, draining.clone(), (slot, place));
+        connections.spawn(cut_off.clone().run_until_cancelled_owned(connection));
     }
     drop(listener);
     connections.close();
@@ -151,8 +144,14 @@ async fn accept(
 }
 
 /// One connection, HTTP/1.1 or HTTP/2, to its end, and what it is upgraded to.
-async fn connection<E>(mut socket: TcpStream, peer: SocketAddr, endpoint: Arc<E>, streams: Streams, draining: CancellationToken)
-where
+async fn connection<E>(
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    endpoint: Arc<E>,
+    streams: Streams,
+    draining: CancellationToken,
+    _held: (OwnedSemaphorePermit, Option<Place<IpAddr>>),
+) where
     E: Endpoint<Output = Response> + 'static,
 {
     // Events are small and wanted at once.

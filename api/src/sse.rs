@@ -1,7 +1,7 @@
 //! A watch as a stream of server-sent events. The stream outlives pauses of the job and of Redis; it ends
 //! after the job's last event, or when the server is about to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_stream::stream;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use poem_openapi::{
     types::Type as _,
 };
 use shared::principal::Principal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     ring::Framed,
     routes::events::Event,
     standing::Standing,
-    watch::{Notice, ROOM, Remark, Watch},
+    watch::{Notice, ROOM, Remark, Step, Watch},
 };
 
 /// How long a client waits before it connects again.
@@ -57,32 +57,47 @@ impl EventStream {
 fn chunks(mut watch: Watch, mut standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
     stream! {
         let _open = open;
+        let mut stop = pin!(draining.cancelled());
+        let mut silence = pin!(sleep(SILENCE));
         yield Bytes::from_static(RETRY);
-        loop {
-            tokio::select! {
-                biased;
-                () = draining.cancelled() => {
-                    yield Bytes::from_static(GOODBYE);
-                    break;
-                }
-                notice = watch.next() => match notice {
-                    Some(Notice::Events(events)) => {
-                        let mut parts = Parts::of(events);
-                        while let Some(part) = parts.next(&watch).await {
-                            yield part;
-                        }
-                        if parts.is_broken {
-                            break;
-                        }
+        let mut said = Instant::now();
+        'all: loop {
+            match watch.ready() {
+                Step::Tell(Notice::Events(events)) => {
+                    let mut parts = Parts::of(events);
+                    while let Some(part) = parts.next(&watch).await {
+                        yield part;
                     }
-                    Some(Notice::Remark(remark)) => yield unnumbered(&remark),
-                    None => break,
+                    if parts.is_broken {
+                        break 'all;
+                    }
+                    said = Instant::now();
+                }
+                Step::Tell(Notice::Remark(remark)) => {
+                    yield unnumbered(&remark);
+                    said = Instant::now();
+                }
+                Step::End => break 'all,
+                Step::Wait => tokio::select! {
+                    biased;
+                    () = &mut stop => {
+                        yield Bytes::from_static(GOODBYE);
+                        break 'all;
+                    }
+                    () = watch.wait() => {}
+                    changed = standing.change() => if changed.is_err() {
+                        yield Bytes::from_static(DISMISSAL);
+                        break 'all;
+                    },
+                    // Set anew here alone: with each event it would cost more than sending that.
+                    () = &mut silence => {
+                        if said.elapsed() >= SILENCE {
+                            yield Bytes::from_static(PING);
+                            said = Instant::now();
+                        }
+                        silence.as_mut().reset(said + SILENCE);
+                    }
                 },
-                changed = standing.change() => if changed.is_err() {
-                    yield Bytes::from_static(DISMISSAL);
-                    break;
-                },
-                () = sleep(SILENCE) => yield Bytes::from_static(PING),
             }
         }
     }

@@ -36,6 +36,17 @@ pub enum Notice {
     Remark(Remark),
 }
 
+/// How far a client can be told.
+#[derive(Debug)]
+pub enum Step {
+    /// This much is here.
+    Tell(Notice),
+    /// What comes next is not here yet.
+    Wait,
+    /// That was all.
+    End,
+}
+
 /// What is said beside the log. It has no id: a client must not resume from it.
 #[derive(Debug)]
 pub struct Remark {
@@ -120,6 +131,10 @@ pub struct Watch {
     place: EventId,
     source: Source,
     resync: Option<Box<JobView>>,
+    /// What was read elsewhere and is told with the next step.
+    fetched: Vec<Framed>,
+    /// Whether our place is older than the feed's ring.
+    is_behind: bool,
     advised: u64,
     /// How many events of the log fill about the room there is, as far as the last page tells.
     page: u64,
@@ -154,7 +169,18 @@ impl Watch {
     }
 
     fn new(feeds: &Feeds, job: JobId, place: EventId, source: Source) -> Self {
-        Self { feeds: feeds.clone(), job, place, source, resync: None, advised: 0, page: MAX_PAGE, ended: false }
+        Self {
+            feeds: feeds.clone(),
+            job,
+            place,
+            source,
+            resync: None,
+            fetched: Vec::new(),
+            is_behind: false,
+            advised: 0,
+            page: MAX_PAGE,
+            ended: false,
+        }
     }
 
     /// The events of a job that has ended.
@@ -191,35 +217,55 @@ impl Watch {
     /// What the client is told next; `None` when that was all. Cancel-safe.
     pub async fn next(&mut self) -> Option<Notice> {
         loop {
-            if let Some(view) = self.resync.take() {
-                return Some(Notice::Remark(Remark::resync(&view)));
+            match self.ready() {
+                Step::Tell(notice) => return Some(notice),
+                Step::Wait => self.wait().await,
+                Step::End => return None,
             }
-            if self.ended {
-                return None;
+        }
+    }
+
+    /// What the client is told next, where that is here already.
+    pub fn ready(&mut self) -> Step {
+        if let Some(view) = self.resync.take() {
+            return Step::Tell(Notice::Remark(Remark::resync(&view)));
+        }
+        if self.ended {
+            return Step::End;
+        }
+        if !self.fetched.is_empty() {
+            let fetched = std::mem::take(&mut self.fetched);
+            return self.tell(fetched);
+        }
+        let Source::Feed(member) = &mut self.source else { return Step::Wait };
+        let look = member.look(self.place, self.advised, ROOM);
+        self.is_behind = look.place == Place::Behind;
+        match (look.place, look.advice) {
+            (Place::Next(events), _) => self.tell(events),
+            (Place::CaughtUp, _) if look.ended => Step::End,
+            (Place::CaughtUp, Some((number, advice))) => {
+                self.advised = number;
+                Step::Tell(Notice::Remark(Remark::advice(advice)))
             }
-            let events = match &mut self.source {
-                // Boxed: a client that waits, as most do, need not hold room for this.
-                Source::Record => Box::pin(self.read_record()).await,
-                Source::Feed(member) => {
-                    let look = member.look(self.place, self.advised, ROOM);
-                    match (look.place, look.advice) {
-                        (Place::Next(events), _) => events,
-                        (Place::Behind, _) => Box::pin(self.read_log()).await,
-                        (Place::CaughtUp, _) if look.ended => return None,
-                        (Place::CaughtUp, Some((number, advice))) => {
-                            self.advised = number;
-                            return Some(Notice::Remark(Remark::advice(advice)));
-                        }
-                        (Place::CaughtUp, None) if member.changed().await => continue,
-                        (Place::CaughtUp, None) => return None,
-                    }
-                }
-            };
-            if let Some(last) = events.last() {
-                self.place = last.id;
-                self.ended = last.is_terminal;
-                return Some(Notice::Events(events));
-            }
+            (Place::Behind | Place::CaughtUp, _) => Step::Wait,
+        }
+    }
+
+    fn tell(&mut self, events: Vec<Framed>) -> Step {
+        if let Some(last) = events.last() {
+            self.place = last.id;
+            self.ended = last.is_terminal;
+        }
+        Step::Tell(Notice::Events(events))
+    }
+
+    /// Wait until there may be something to tell that was not here. Cancel-safe.
+    pub async fn wait(&mut self) {
+        match &mut self.source {
+            // Boxed: a client that waits, as most do, need not hold room for this.
+            Source::Record => self.fetched = Box::pin(self.read_record()).await,
+            Source::Feed(_) if self.is_behind => self.fetched = Box::pin(self.read_log()).await,
+            Source::Feed(member) => self.ended |= !member.changed().await,
         }
     }
 
@@ -243,7 +289,7 @@ impl Watch {
     /// longer kept and the client starts anew.
     async fn read_log(&mut self) -> Vec<Framed> {
         let Ok(log) = self.feeds.events().read(self.job, Some(self.place), self.page).await else {
-            self.wait().await;
+            self.pause().await;
             return Vec::new();
         };
         if !log.first().is_some_and(|first| self.may_go_on_with(first.id)) {
@@ -298,18 +344,18 @@ impl Watch {
 
     /// The log has a hole after our place, or is gone.
     async fn start_anew(&mut self) {
-        let Ok(Some(job)) = self.feeds.jobs().peek(self.job).await else { return self.wait().await };
+        let Ok(Some(job)) = self.feeds.jobs().peek(self.job).await else { return self.pause().await };
         if !job.state.is_terminal() {
             let start = before(job.attempt);
             if self.place == start {
                 // Already at the start: an empty log is being written again by its worker.
-                return self.wait().await;
+                return self.pause().await;
             }
             self.place = start;
             self.resync = Some(Box::new(job.view()));
             return;
         }
-        let Ok(rest) = Self::replay(&self.feeds, &job, Some(self.place)).await else { return self.wait().await };
+        let Ok(rest) = Self::replay(&self.feeds, &job, Some(self.place)).await else { return self.pause().await };
         self.source = Source::Record;
         match rest {
             Some(rest) => (self.place, self.resync) = (rest.place, rest.resync),
@@ -317,7 +363,8 @@ impl Watch {
         }
     }
 
-    async fn wait(&mut self) {
+    /// Give a log or a record that did not answer some time.
+    async fn pause(&mut self) {
         if let Source::Feed(member) = &mut self.source {
             // Either the time passes or something changes: both mean to look again.
             let _ = timeout(RETRY, member.changed()).await;
