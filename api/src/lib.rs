@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod error;
 pub mod feed;
 pub mod glance;
+pub mod handover;
 pub mod job_news;
 pub mod limit;
 pub mod metrics;

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
 use hyper::{
     Request,
     body::{Body, Frame, Incoming, SizeHint},
@@ -27,7 +26,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use poem::{
     Addr, Endpoint, Response,
-    http::uri::Scheme,
+    http::{Method, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -41,6 +40,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     client_address::{ClientAddress, TrustedProxies},
+    handover::{Handover, Leaving, Left},
     places::{Place, Places},
 };
 
@@ -163,40 +163,65 @@ async fn connection<E>(
     let first = draining.run_until_cancelled(timeout(HEAD_TIMEOUT, Box::pin(first_bytes(&mut socket)))).await;
     let Some(Ok(Ok(first))) = first else { return };
     let is_http2 = first.starts_with(HTTP2);
-    let io = TokioIo::new(Impatient::new(socket, first));
+    let handover = Handover::default();
+    let io = TokioIo::new(Wire::new(socket, first, handover.clone()));
 
     let requests = Requests::default();
-    let upgrade = Upgrade::default();
     let service = service_fn(|request: Request<Incoming>| {
         let open = requests.open();
+        let version = request.version();
+        let lasts = !is_http2 && *request.method() != Method::HEAD;
         let mut request = poem::Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
-        request.set_data(upgrade.clone());
+        let handover = lasts.then(|| handover.clone());
+        if let Some(handover) = &handover {
+            request.set_data(handover.clone());
+        }
         let endpoint = endpoint.clone();
         // Boxed: a connection keeps room for it as long as it lives.
         Box::pin(async move {
-            let response = hyper::Response::from(endpoint.get_response(request).await);
+            let response = endpoint.get_response(request).await;
+            let response = match handover {
+                Some(handover) => handover.take_out(response, version),
+                None => Some(response),
+            };
+            // One that was taken out is answered elsewhere: hyper is let go of while it waits for it here.
+            let Some(response) = response else { return std::future::pending().await };
             let progress = PROGRESS.try_with(Clone::clone).ok();
-            Ok::<_, Infallible>(response.map(|body| Answer { body, progress, _open: open }))
+            Ok::<_, Infallible>(hyper::Response::from(response).map(|body| Answer { body, progress, _open: open }))
         })
     });
     // Both boxed, because only one is needed.
-    let outcome = if is_http2 {
-        let mut builder = http2::Builder::new(streams);
-        builder.timer(TokioTimer::new()).max_concurrent_streams(200).max_header_list_size(16 * 1024).max_send_buf_size(BUFFER);
-        builder.keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(20));
-        let connection = Box::pin(builder.serve_connection(io, service));
-        until_told(connection, http2::Connection::graceful_shutdown, &requests, &draining).await
+    let lasting = if is_http2 {
+        let connection = Box::pin(http2_builder(streams).serve_connection(io, service));
+        let ended = until_told(connection, http2::Connection::graceful_shutdown, &requests, &draining).await;
+        Left::Ended(ended)
     } else {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
-        let connection = Box::pin(builder.serve_connection(io, service).with_upgrades());
-        until_told(connection, http1::UpgradeableConnection::graceful_shutdown, &requests, &draining).await
+        let connection = Box::pin(Leaving::new(http1_builder().serve_connection(io, service), handover.clone()));
+        until_told(connection, Leaving::shut_down, &requests, &draining).await.map(|connection| {
+            let parts = connection.into_parts();
+            parts.io.into_inner().after(parts.read_buf)
+        })
     };
-    match (outcome, upgrade.take()) {
-        (Ok(()), Some(upgraded)) => upgraded.await,
-        (Ok(()), None) => {}
-        (Err(error), _) => debug!(%peer, %error, "Lost a connection"),
+    let ended = match lasting {
+        Left::Ended(ended) => ended.map_err(io::Error::other),
+        Left::Handed(wire, lasting) => lasting.go_on(wire).await,
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "Lost a connection");
     }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+    builder
+}
+
+fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
+    builder.timer(TokioTimer::new()).max_concurrent_streams(200).max_header_list_size(16 * 1024).max_send_buf_size(BUFFER);
+    builder.keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(20));
+    builder
 }
 
 /// Run `connection` until it ends, and ask it to once draining began or it has had nothing to do for long.
@@ -226,22 +251,6 @@ async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
         if !HTTP2.starts_with(&first) || first.len() >= HTTP2.len() {
             return Ok(first.freeze());
         }
-    }
-}
-
-/// On a request: what its connection becomes once the request was answered with 101. The connection's own
-/// task runs it, so it is counted, waited for and cut off as the connection is.
-#[derive(Clone, Default)]
-pub struct Upgrade(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
-
-impl Upgrade {
-    /// Go on with `upgraded`.
-    pub fn to(&self, upgraded: impl Future<Output = ()> + Send + 'static) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(upgraded));
-    }
-
-    fn take(&self) -> Option<BoxFuture<'static, ()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -384,18 +393,29 @@ impl<B: Body + Unpin> Body for Answer<B> {
     }
 }
 
+/// A connection of ours.
+pub type Wire = Impatient<TcpStream>;
+
 /// A socket that gives up on a peer which takes nothing of what is written to it. The clock is here and not
 /// in the body: a body is only asked for more while the peer takes it.
-struct Impatient<S> {
+pub struct Impatient<S> {
     socket: S,
     /// What was read of it already.
     first: Bytes,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Hears whether what was written has left.
+    handover: Handover<Self>,
 }
 
 impl<S> Impatient<S> {
-    fn new(socket: S, first: Bytes) -> Self {
-        Self { socket, first, stalled: None }
+    fn new(socket: S, first: Bytes, handover: Handover<Self>) -> Self {
+        Self { socket, first, stalled: None, handover }
+    }
+
+    /// The same after `read` was read of it and not used.
+    fn after(self, read: Bytes) -> Self {
+        let first = if read.is_empty() { self.first } else { [read, self.first].concat().into() };
+        Self { first, ..self }
     }
 
     fn judge<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -426,11 +446,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.handover.note_flushed(false);
         let outcome = Pin::new(&mut self.socket).poll_write(context, bytes);
         self.judge(context, outcome)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.handover.note_flushed(false);
         let outcome = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
         self.judge(context, outcome)
     }
@@ -440,7 +462,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
+        let outcome = Pin::new(&mut self.socket).poll_flush(context);
+        if outcome.is_ready() {
+            self.handover.note_flushed(true);
+        }
+        self.judge(context, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -459,7 +485,7 @@ mod tests {
         let (ours, _theirs) = duplex(10);
         let begun = Instant::now();
 
-        let error = Impatient::new(ours, Bytes::new()).write_all(&[0; 11]).await.expect_err("given up");
+        let error = Impatient::new(ours, Bytes::new(), Handover::default()).write_all(&[0; 11]).await.expect_err("given up");
 
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
     }
@@ -501,7 +527,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_merely_slow_is_served() {
         let (ours, mut theirs) = duplex(1);
-        let mut ours = Impatient::new(ours, Bytes::new());
+        let mut ours = Impatient::new(ours, Bytes::new(), Handover::default());
 
         let write = async { ours.write_all(&[0; 4]).await };
         let read = async {

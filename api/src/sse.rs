@@ -25,7 +25,7 @@ use crate::{
     ring::Framed,
     routes::events::Event,
     standing::Standing,
-    watch::{Notice, ROOM, Remark, Step, Watch},
+    watch::{Notice, ROOM, Remark, Watch},
 };
 
 /// How long a client waits before it connects again.
@@ -54,50 +54,51 @@ impl EventStream {
     }
 }
 
-fn chunks(mut watch: Watch, mut standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
+fn chunks(mut watch: Watch, standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
     stream! {
         let _open = open;
+        // Each is one for the whole stream: set anew with each event they would cost more than sending it.
         let mut stop = pin!(draining.cancelled());
+        let mut dismissal = pin!(standing.lost());
         let mut silence = pin!(sleep(SILENCE));
         yield Bytes::from_static(RETRY);
         let mut said = Instant::now();
-        'all: loop {
-            match watch.ready() {
-                Step::Tell(Notice::Events(events)) => {
-                    let mut parts = Parts::of(events);
-                    while let Some(part) = parts.next(&watch).await {
-                        yield part;
-                    }
-                    if parts.is_broken {
-                        break 'all;
-                    }
-                    said = Instant::now();
+        loop {
+            tokio::select! {
+                // A watch that always has something to tell must not keep the stream from its end.
+                biased;
+                () = &mut stop => {
+                    yield Bytes::from_static(GOODBYE);
+                    break;
                 }
-                Step::Tell(Notice::Remark(remark)) => {
-                    yield unnumbered(&remark);
-                    said = Instant::now();
+                () = &mut dismissal => {
+                    yield Bytes::from_static(DISMISSAL);
+                    break;
                 }
-                Step::End => break 'all,
-                Step::Wait => tokio::select! {
-                    biased;
-                    () = &mut stop => {
-                        yield Bytes::from_static(GOODBYE);
-                        break 'all;
-                    }
-                    () = watch.wait() => {}
-                    changed = standing.change() => if changed.is_err() {
-                        yield Bytes::from_static(DISMISSAL);
-                        break 'all;
-                    },
-                    // Set anew here alone: with each event it would cost more than sending that.
-                    () = &mut silence => {
-                        if said.elapsed() >= SILENCE {
-                            yield Bytes::from_static(PING);
-                            said = Instant::now();
+                notice = watch.next() => match notice {
+                    Some(Notice::Events(events)) => {
+                        let mut parts = Parts::of(events);
+                        while let Some(part) = parts.next(&watch).await {
+                            yield part;
                         }
-                        silence.as_mut().reset(said + SILENCE);
+                        if parts.is_broken {
+                            break;
+                        }
+                        said = Instant::now();
                     }
+                    Some(Notice::Remark(remark)) => {
+                        yield unnumbered(&remark);
+                        said = Instant::now();
+                    }
+                    None => break,
                 },
+                () = &mut silence => {
+                    if said.elapsed() >= SILENCE {
+                        yield Bytes::from_static(PING);
+                        said = Instant::now();
+                    }
+                    silence.as_mut().reset(said + SILENCE);
+                }
             }
         }
     }

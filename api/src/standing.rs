@@ -82,6 +82,11 @@ impl Standing {
         }
     }
 
+    /// Wait until they must leave.
+    pub async fn lost(mut self) {
+        while self.change().await.is_ok() {}
+    }
+
     fn is_over(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= Timestamp::now())
     }

@@ -38,7 +38,7 @@ pub enum Notice {
 
 /// How far a client can be told.
 #[derive(Debug)]
-pub enum Step {
+enum Step {
     /// This much is here.
     Tell(Notice),
     /// What comes next is not here yet.
@@ -226,7 +226,7 @@ impl Watch {
     }
 
     /// What the client is told next, where that is here already.
-    pub fn ready(&mut self) -> Step {
+    fn ready(&mut self) -> Step {
         if let Some(view) = self.resync.take() {
             return Step::Tell(Notice::Remark(Remark::resync(&view)));
         }
@@ -260,7 +260,7 @@ impl Watch {
     }
 
     /// Wait until there may be something to tell that was not here. Cancel-safe.
-    pub async fn wait(&mut self) {
+    async fn wait(&mut self) {
         match &mut self.source {
             // Boxed: a client that waits, as most do, need not hold room for this.
             Source::Record => self.fetched = Box::pin(self.read_record()).await,

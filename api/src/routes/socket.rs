@@ -17,8 +17,9 @@ use crate::{
     auth::{self, Expiry, Verified},
     cors::Caller,
     error::{ApiError, Code},
+    handover::Handover,
     openapi::Tag,
-    serve::Upgrade,
+    serve::Wire,
     socket::Socket,
 };
 
@@ -77,20 +78,15 @@ impl SocketApi {
         let headers = request.headers();
         let key = key(headers).ok_or_else(|| ApiError::new(Code::UpgradeRequired, "this is a WebSocket (version 13) and nothing else"))?;
         let protocol = protocol(headers)?;
-        let no_connection = |_| ApiError::new(Code::UpgradeRequired, "WebSockets need HTTP/1.1");
-        let upgrading = request.take_upgrade().map_err(no_connection)?;
-        let upgrade = request.data::<Upgrade>().ok_or_else(|| ApiError::internal("the connection has no `Upgrade`"))?;
+        let no_connection = || ApiError::new(Code::UpgradeRequired, "WebSockets need HTTP/1.1");
+        let handover = request.data::<Handover<Wire>>().ok_or_else(no_connection)?;
 
         let caller = request.data::<Arc<Principal>>().map(|principal| Verified {
             principal: Principal::clone(principal),
             expires_at: request.data::<Expiry>().and_then(|Expiry(end)| *end),
         });
         let (app, from) = (app.0.clone(), auth::client(request));
-        upgrade.to(async move {
-            if let Ok(upgraded) = upgrading.await {
-                Socket::open(app, upgraded, from, caller).await;
-            }
-        });
+        handover.to(move |wire| Box::pin(Socket::open(app, wire, from, caller)));
         Ok(OpenSocketResponse::Switching("websocket".into(), "Upgrade".into(), derive_accept_key(key.as_bytes()), protocol))
     }
 }

@@ -11,7 +11,6 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
-use poem::Upgraded;
 use serde_json::json;
 use shared::id::{JobId, UserId};
 use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
@@ -40,6 +39,7 @@ use crate::{
     job_news::JobWatch,
     metrics::Open,
     places::Place,
+    serve::Wire,
     standing::Standing,
     watch::Notice,
 };
@@ -67,7 +67,7 @@ const TOO_MANY: u16 = 4429;
 /// A socket, from its handshake on.
 pub struct Socket {
     desk: Desk,
-    wire: WebSocketStream<Upgraded>,
+    wire: WebSocketStream<Wire>,
     /// `None` until the client has said who it is.
     caller: Option<Caller>,
     /// Until when it has time for that.
@@ -108,8 +108,8 @@ enum Next {
 }
 
 impl Socket {
-    /// Over an upgraded connection from there, of `caller` if they said who they are.
-    pub async fn open(app: App, upgraded: Upgraded, from: ClientAddress, caller: Option<Verified>) {
+    /// Over a connection from there, of `caller` if they said who they are.
+    pub async fn open(app: App, wire: Wire, from: ClientAddress, caller: Option<Verified>) {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
@@ -117,7 +117,7 @@ impl Socket {
             .max_frame_size(Some(MAX_MESSAGE));
         let now = Instant::now();
         let mut socket = Self {
-            wire: WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await,
+            wire: WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await,
             caller: None,
             auth_by: now + AUTH_TIMEOUT,
             events: Subscriptions::new(app.config.max_subscriptions_per_socket),
@@ -327,7 +327,7 @@ fn pong(request_id: Option<String>) -> Utf8Bytes {
 }
 
 /// What the client says next, not before `from`. Cancel-safe.
-async fn read(wire: &mut WebSocketStream<Upgraded>, from: Instant) -> Option<Result<Message, Error>> {
+async fn read(wire: &mut WebSocketStream<Wire>, from: Instant) -> Option<Result<Message, Error>> {
     if from > Instant::now() {
         sleep_until(from).await;
     }
