@@ -26,8 +26,12 @@ impl Server {
         Self { child: spawn(&directory), directory }
     }
 
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.directory.join("redis.sock").display())
+    }
+
     pub async fn connect(&self) -> Client {
-        connect(&format!("redis+unix://{}", self.directory.join("redis.sock").display()), Purpose::Commands).await.unwrap()
+        connect(&self.url(), Purpose::Commands).await.unwrap()
     }
 
     pub fn kill(&mut self) {

@@ -11,11 +11,11 @@ use fred::{
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use uuid::Uuid;
 
-use super::{Purpose, builder, keys, unavailable};
+use super::{COMMAND_TIMEOUT, Purpose, builder, keys, unavailable};
 use crate::{
     Error, Result,
     changes::Changes,
@@ -47,7 +47,7 @@ pub async fn announce_change(client: &Client, user: UserId) -> Result<()> {
 /// with the next look.
 pub async fn announce_state(client: &Client, job: JobId, owner: UserId) {
     let news = client.publish::<Value, _, _>(keys::jobs_of(owner), job.uuid().simple().to_string());
-    match tokio::time::timeout(NEWS_BUDGET, news).await {
+    match timeout(NEWS_BUDGET, news).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(job.id = %job, %error, "Could not announce that job `{job}` is in another state"),
         Err(_) => tracing::debug!(job.id = %job, "Redis took too long to announce that job `{job}` is in another state"),
@@ -91,7 +91,7 @@ impl Signals {
     pub async fn connect(url: &str, changes: Changes) -> Result<Self, RedisError> {
         let client = builder(url, Purpose::Commands)?.build_subscriber_client()?;
         client.init().await?;
-        client.subscribe(keys::ACCESS).await?;
+        subscribe(&client, vec![keys::ACCESS.to_owned()]).await?;
         let (requests, inbox) = mpsc::channel(1_024);
         let (farewells, leaving) = mpsc::unbounded_channel();
         tokio::spawn(Switchboard { client, changes, lines: HashMap::new() }.run(inbox, leaving));
@@ -227,18 +227,23 @@ impl Switchboard {
             listeners.count += 1;
             return Ok(listeners.messages.subscribe());
         }
-        self.subscribe_at_redis(channel).await.map_err(unavailable)?;
+        self.subscribe_at_redis(vec![channel.to_owned()]).await.map_err(unavailable)?;
         let (messages, receiver) = broadcast::channel(BACKLOG);
         self.lines.insert(channel.to_owned(), Listeners { messages, count: 1 });
         Ok(receiver)
     }
 
     /// A connection that leaves this unanswered leads nowhere, though it may look open: a new one is made.
-    async fn subscribe_at_redis(&self, channel: &str) -> Result<(), RedisError> {
-        let answer = self.client.subscribe(channel).await;
+    async fn subscribe_at_redis(&self, channels: Vec<String>) -> Result<(), RedisError> {
+        if !self.client.is_connected() {
+            // Who asks goes on without, and asks again: everybody behind them would wait as long.
+            return Err(RedisError::new(ErrorKind::IO, "there is no connection for subscriptions"));
+        }
+        let answer = subscribe(&self.client, channels).await;
         if answer.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout) {
             tracing::warn!("Redis left a subscription unanswered: connecting anew");
-            if let Err(error) = self.client.force_reconnection().await {
+            // It goes on by itself where Redis is away for longer.
+            if let Ok(Err(error)) = timeout(COMMAND_TIMEOUT, self.client.force_reconnection()).await {
                 tracing::debug!(%error, "Could not connect anew at once");
             }
         }
@@ -248,7 +253,7 @@ impl Switchboard {
     /// What is subscribed already is confirmed again, if anybody is there to do so. Without a connection
     /// changes of rights are not heard, so whoever stays is looked at again each time.
     async fn probe(&mut self) {
-        if !self.client.is_connected() || self.subscribe_at_redis(keys::ACCESS).await.is_err() {
+        if self.subscribe_at_redis(vec![keys::ACCESS.to_owned()]).await.is_err() {
             self.changes.note_everyone();
         }
     }
@@ -265,7 +270,8 @@ impl Switchboard {
 
     /// What was published in between is gone, and nobody says so: everyone looks again.
     async fn resubscribe(&mut self) {
-        if let Err(error) = self.client.resubscribe_all().await {
+        let channels = self.lines.keys().cloned().chain([keys::ACCESS.to_owned()]).collect();
+        if let Err(error) = self.subscribe_at_redis(channels).await {
             tracing::warn!(error = %error, "Could not renew the Redis subscriptions");
         }
         self.tell_all_missed();
@@ -300,6 +306,13 @@ impl Switchboard {
     }
 }
 
+/// Subscribe, and see that Redis did: fred takes a subscription that was written for one that was made. What it
+/// answers afterwards on the same connection, it answers after the subscription.
+async fn subscribe(client: &SubscriberClient, channels: Vec<String>) -> Result<(), RedisError> {
+    client.subscribe(channels).await?;
+    client.ping::<Value>(None).await.map(drop)
+}
+
 /// `<last id>`, then a line for each new event when they were small enough.
 fn read(payload: &Bytes) -> Option<Signal> {
     if let Some(news) = payload.strip_prefix(REQUEUED) {
@@ -314,7 +327,49 @@ fn read(payload: &Bytes) -> Option<Signal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::StartReason;
+    use crate::{event::StartReason, redis::server::Server};
+
+    #[tokio::test]
+    async fn a_subscription_is_there_once_it_was_answered_and_is_answered_by_redis_alone() {
+        let server = Server::start();
+        let client = server.connect().await;
+        let signals = Signals::connect(&server.url(), Changes::default()).await.expect("connected");
+
+        let mut lines = Vec::new();
+        for _ in 0..100 {
+            let job = JobId::new();
+            lines.push(signals.subscribe(job).await.expect("subscribed"));
+            let listening: u32 = client.publish(keys::channel(job), "1-0").await.expect("published");
+            assert_eq!(listening, 1);
+        }
+        for line in &mut lines {
+            assert!(matches!(line.next().await, Signal::Grown { last: EventId { attempt: 1, n: 0 }, .. }));
+        }
+
+        server.stop();
+        assert!(signals.subscribe(JobId::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn subscriptions_are_renewed_with_their_connection_and_whoever_has_one_is_told() {
+        let mut server = Server::start();
+        let signals = Signals::connect(&server.url(), Changes::default()).await.expect("connected");
+        let jobs = [JobId::new(), JobId::new()];
+        let mut lines = [signals.subscribe(jobs[0]).await.expect("subscribed"), signals.subscribe(jobs[1]).await.expect("subscribed")];
+
+        server.restart();
+        for line in &mut lines {
+            assert!(matches!(line.next().await, Signal::Missed));
+        }
+
+        // Told last: by then they are there.
+        let client = server.connect().await;
+        for (job, line) in jobs.into_iter().zip(&mut lines) {
+            let listening: u32 = client.publish(keys::channel(job), "1-7").await.expect("published");
+            assert_eq!(listening, 1);
+            assert!(matches!(line.next().await, Signal::Grown { last: EventId { attempt: 1, n: 7 }, .. }));
+        }
+    }
 
     #[test]
     fn an_announcement_holds_the_last_id_and_perhaps_the_events() {
