@@ -86,8 +86,8 @@ pub async fn stored(feeds: &Feeds, job: &Job, after: Option<EventId>, limit: usi
     let mut events = if job.state.is_terminal() {
         recorded(feeds, job).await?.events.to_vec()
     } else {
-        // With the event at the place itself, which shows that it is kept.
-        let from = place.map_or(before(job.attempt), previous);
+        // With the event at the place itself, which shows that it is kept and is none of those asked for.
+        let (from, limit) = place.map_or((before(job.attempt), limit), |place| (previous(place), limit + 1));
         feeds.events().read(job.id, Some(from), u64::try_from(limit).unwrap_or(u64::MAX)).await?
     };
     if let Some(place) = place {

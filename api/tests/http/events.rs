@@ -168,6 +168,30 @@ async fn events_are_listed_as_they_were_sent() {
 }
 
 #[tokio::test]
+async fn a_list_goes_on_page_by_page_to_its_end_while_its_job_runs() {
+    const PIECES: usize = 2500;
+    let stage = Stage::new().await;
+    let id = stage.submit("hi").await;
+    let lease = stage.hand().await.take().await;
+    let mut stream = stage.follow(&id, None).await;
+    for n in 1..=PIECES {
+        say(&lease, &n.to_string());
+    }
+    while stream.until("text.delta").await.data["text"] != json!(PIECES.to_string()) {}
+
+    let (mut ids, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = stage.ask(with(get(&format!("/api/jobs/{id}/events{after}")), "accept", "application/json")).await.json();
+        ids.extend(page["data"].as_array().expect("a list").iter().map(|event| event["id"].as_str().expect("an id").to_owned()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        after = format!("?after={cursor}");
+    }
+
+    assert_eq!(ids, (0..=PIECES).map(|n| format!("1-{n}")).collect::<Vec<_>>());
+    drop(lease);
+}
+
+#[tokio::test]
 async fn a_stream_outlives_redis() {
     let mut stage = Stage::new().await;
     let id = stage.submit("hi").await;
