@@ -24,6 +24,8 @@ use crate::{
 pub const ROOM: usize = 16 * 1024;
 /// The most events that are read from the log at a time.
 const MAX_PAGE: u64 = 128;
+/// How many are read at first: they may be large, and many may begin at a time.
+const FIRST_PAGE: u64 = 8;
 /// How long to wait for a log that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -178,7 +180,7 @@ impl Watch {
             fetched: Vec::new(),
             is_behind: false,
             advised: 0,
-            page: MAX_PAGE,
+            page: FIRST_PAGE,
             ended: false,
         }
     }
