@@ -194,6 +194,31 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_is_never_nothing_and_never_more_than_the_room_after_the_first() {
+        let large = event("1-0", 1000);
+        let (room, small) = (large.frame.len() - 1, || [event("1-1", 1), event("1-2", 1), event("1-3", 1)].into_iter());
+        let count = |events: Vec<Framed>| events.len();
+
+        assert_eq!(count(fitting(std::iter::empty(), room)), 0);
+        assert_eq!(count(fitting([large.clone(), event("1-1", 1)].into_iter(), room)), 1);
+        assert_eq!(count(fitting(small().chain([large]), room)), 3);
+        let bytes = event("1-1", 1).frame.len();
+        assert_eq!([bytes - 1, bytes, 2 * bytes - 1, 2 * bytes, 3 * bytes].map(|room| count(fitting(small(), room))), [1, 1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn an_event_is_found_by_its_number_as_long_as_it_is_kept() {
+        let mut ring = ring(&["1-0", "1-1", "2-0"]);
+
+        assert_eq!(ring.get(id("1-1")), Some(&event("1-1", 1)));
+        assert_eq!([id("1-2"), id("2-1"), before(1), before(2)].map(|id| ring.get(id).is_some()), [false; 4]);
+        for n in 1..MAX_EVENTS {
+            ring.push(event(&format!("2-{n}"), 1));
+        }
+        assert_eq!(["1-0", "1-1", "2-0", "2-1"].map(|at| ring.get(id(at)).is_some()), [false, false, true, true]);
+    }
+
+    #[test]
     fn a_ring_is_bounded_in_bytes_and_keeps_its_newest() {
         let mut ring = Ring::default();
         for n in 0..40 {

@@ -525,6 +525,111 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_is_given_up_when_nothing_of_it_is_taken_for_so_long() {
+        let (progress, begun) = (Progress::default(), Instant::now());
+
+        let takes = async {
+            // Somebody who waits for what there is not is not slow.
+            progress.note(false);
+            sleep(WRITE_TIMEOUT * 10).await;
+            for _ in 0..4 {
+                progress.note(true);
+                sleep(WRITE_TIMEOUT * 9 / 10).await;
+            }
+            progress.note(true);
+            Instant::now()
+        };
+        let ((), last) = tokio::join!(progress.stalled(), takes);
+
+        let stood = last.elapsed();
+        assert!((WRITE_TIMEOUT..=WRITE_TIMEOUT + WRITE_TIMEOUT / 5).contains(&stood), "{stood:?}");
+        assert!(begun.elapsed() > WRITE_TIMEOUT * 14);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stream_is_given_up_and_the_others_of_its_connection_go_on() {
+        let (tasks, cut_off) = (TaskTracker::new(), CancellationToken::new());
+        let streams = Streams { tasks: tasks.clone(), cut_off: cut_off.clone() };
+        let (done, mut ended) = tokio::sync::mpsc::unbounded_channel();
+        let stream = |name: &'static str, takes: bool| {
+            let done = done.clone();
+            async move {
+                let _says = scopeguard(move || done.send(name).expect("somebody hears"));
+                loop {
+                    PROGRESS.with(|progress| progress.note(true));
+                    if !takes {
+                        std::future::pending::<()>().await;
+                    }
+                    sleep(WRITE_TIMEOUT / 2).await;
+                }
+            }
+        };
+
+        streams.execute(stream("taken", true));
+        streams.execute(stream("stalled", false));
+
+        assert_eq!(ended.recv().await, Some("stalled"));
+        assert!(timeout(WRITE_TIMEOUT * 10, ended.recv()).await.is_err());
+        cut_off.cancel();
+        assert_eq!(ended.recv().await, Some("taken"));
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Does `act` when it is dropped.
+    fn scopeguard<F: FnOnce()>(act: F) -> impl Drop {
+        struct Guard<F: FnOnce()>(Option<F>);
+        impl<F: FnOnce()> Drop for Guard<F> {
+            fn drop(&mut self) {
+                if let Some(act) = self.0.take() {
+                    act();
+                }
+            }
+        }
+        Guard(Some(act))
+    }
+
+    /// A socket and the client at its other end.
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        (listener.accept().await.expect("accepted").0, client)
+    }
+
+    #[tokio::test]
+    async fn what_a_client_says_first_tells_its_protocol_however_it_comes() {
+        for (said, is_http2) in
+            [(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], true), (b"PRI * HTTP/1.1\r\n", false), (b"GET / HTTP/1.1\r\n", false)]
+        {
+            let (mut ours, mut theirs) = connected().await;
+            let writes = async {
+                for byte in said {
+                    theirs.write_all(&[*byte]).await.expect("sent");
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (first, ()) = tokio::join!(first_bytes(&mut ours), writes);
+
+            let first = first.expect("something");
+            assert!(said.starts_with(&first), "{first:?}");
+            assert_eq!(first.starts_with(HTTP2), is_http2, "{first:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_in_the_middle_of_its_protocol_is_waited_for_until_it_closes() {
+        let (mut ours, mut theirs) = connected().await;
+        theirs.write_all(&HTTP2[..5]).await.expect("sent");
+        ours.readable().await.expect("readable");
+
+        let mut first = Box::pin(first_bytes(&mut ours));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        drop(theirs);
+
+        assert_eq!(first.await.expect_err("closed").kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_merely_slow_is_served() {
         let (ours, mut theirs) = duplex(1);
         let mut ours = Impatient::new(ours, Bytes::new(), Handover::default());

@@ -192,6 +192,57 @@ async fn a_list_goes_on_page_by_page_to_its_end_while_its_job_runs() {
 }
 
 #[tokio::test]
+async fn a_large_event_goes_out_in_small_pieces_that_make_it_up() {
+    let stage = Stage::new().await;
+    let id = stage.submit("hi").await;
+    let lease = stage.hand().await.take().await;
+    let mut stream = stage.follow(&id, None).await;
+    stream.until("job.started").await;
+    say(&lease, &"x".repeat(100_000));
+
+    let mut frame = Vec::new();
+    while !frame.ends_with(b"\n\n") {
+        let piece = stream.piece().await.expect("more of it");
+        assert!(piece.len() <= 16 * 1024, "{}", piece.len());
+        frame.extend(piece);
+    }
+
+    let log = stage.app.feeds.events().read(lease.job().id, None, 10).await.expect("a log");
+    let json = std::str::from_utf8(&log[1].json).expect("UTF-8");
+    assert_eq!(String::from_utf8(frame).expect("UTF-8"), format!("id: 1-1\nevent: text.delta\ndata: {json}\n\n"));
+}
+
+#[tokio::test]
+async fn a_stream_ends_in_an_event_that_was_lost_half_way_and_its_client_gets_it_whole_later() {
+    let stage = Stage::new().await;
+    let id = stage.submit("hi").await;
+    let lease = stage.hand().await.take().await;
+    let mut halfway = stage.follow(&id, None).await;
+    halfway.until("job.started").await;
+    say(&lease, &"x".repeat(100_000));
+    let mut frame = halfway.piece().await.expect("a piece").to_vec();
+    assert!(frame.starts_with(b"id: 1-1\n"));
+
+    // More than the feed keeps; then the log is gone before anybody sends it again.
+    let mut quick = stage.follow(&id, None).await;
+    for n in 0..600 {
+        say(&lease, &n.to_string());
+    }
+    while quick.until("text.delta").await.data["text"] != "599" {}
+    stage.lose_log(&id).await;
+    while let Some(piece) = halfway.piece().await {
+        frame.extend(piece);
+    }
+    assert!(!frame.ends_with(b"\n\n") && frame.len() < 100_000, "{}", frame.len());
+    let mut again = stage.follow(&id, Some("1-0")).await;
+    complete(lease, "done").await;
+
+    assert_eq!(again.until("resync").await.data["job"]["id"], json!(id));
+    let ids: Vec<String> = again.rest().await.iter().map(|line| line.split_once(' ').expect("an id").0.to_owned()).collect();
+    assert_eq!(ids, (0..603).map(|n| format!("1-{n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_stream_outlives_redis() {
     let mut stage = Stage::new().await;
     let id = stage.submit("hi").await;

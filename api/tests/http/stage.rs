@@ -31,7 +31,7 @@ use shared::{
     audit::By,
     config::{Env, ExposeSecret as _},
     event::EventBody,
-    id::WorkerId,
+    id::{JobId, WorkerId},
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
@@ -42,7 +42,8 @@ use shared::{
     workers::{Membership, NewWorker},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
     process::{Child, Command},
 };
 use tokio_util::sync::CancellationToken;
@@ -170,11 +171,7 @@ impl Stage {
 
     /// Follow a job's events, from after `last` if given.
     pub async fn follow(&self, job: &str, last: Option<&str>) -> Events {
-        let mut request = with(get(&format!("/api/jobs/{job}/events")), "x-api-key", &self.key);
-        if let Some(last) = last {
-            request = with(request, "last-event-id", last);
-        }
-        Events::of(self.send(request).await)
+        follow(&self.endpoint, &self.key, job, last).await
     }
 
     /// A hand that takes jobs.
@@ -195,6 +192,31 @@ impl Stage {
 
     pub async fn restart_redis(&mut self) {
         self.redis = Some(start_redis(&self.directory).await);
+    }
+
+    /// Send Redis a command, as an operator would; its answer as it comes over the wire.
+    pub async fn redis(&self, words: &[&str]) -> String {
+        let mut socket = UnixStream::connect(self.directory.join("redis.sock")).await.expect("a Redis");
+        let mut command = format!("*{}\r\n", words.len());
+        for word in words {
+            command.extend(["$", &word.len().to_string(), "\r\n", word, "\r\n"]);
+        }
+        socket.write_all(command.as_bytes()).await.expect("sent");
+        let mut answer = vec![0; 1024];
+        let length = tokio::time::timeout(PATIENCE, socket.read(&mut answer)).await.expect("in time").expect("an answer");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
+    /// Let Redis announce what is appended to logs, or append it and announce nothing.
+    pub async fn announces(&self, does: bool) {
+        let rule = if does { "+publish" } else { "-publish" };
+        assert_eq!(self.redis(&["ACL", "SETUSER", "default", rule]).await, "+OK\r\n");
+    }
+
+    /// The log of `job` is gone from Redis.
+    pub async fn lose_log(&self, job: &str) {
+        let id: JobId = job.parse().expect("a job's id");
+        self.redis(&["DEL", &format!("j:{{{}}}:log", id.uuid().simple())]).await;
     }
 }
 
@@ -258,6 +280,25 @@ impl Elsewhere {
     pub async fn call(&self, credential: &str, method: Method, path: &str, body: &Value) -> Answer {
         Answer::of(send(&self.endpoint, request(credential, method, path, body)).await).await
     }
+
+    /// Follow a job's events with `key`, from after `last` if given.
+    pub async fn follow(&self, key: &str, job: &str, last: Option<&str>) -> Events {
+        follow(&self.endpoint, key, job, last).await
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.app.draining.cancel();
+    }
+}
+
+async fn follow(endpoint: &BoxEndpoint<'static, Response>, key: &str, job: &str, last: Option<&str>) -> Events {
+    let mut request = with(get(&format!("/api/jobs/{job}/events")), "x-api-key", key);
+    if let Some(last) = last {
+        request = with(request, "last-event-id", last);
+    }
+    Events::of(send(endpoint, request).await)
 }
 
 async fn send(endpoint: &BoxEndpoint<'static, Response>, request: Request) -> Response {
@@ -413,7 +454,7 @@ impl Events {
                 self.unread = String::from(rest);
                 return Some(message);
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.body.next()).await.expect("news in time")?;
+            let chunk = self.piece().await?;
             self.unread.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
@@ -426,6 +467,11 @@ impl Events {
                 return message;
             }
         }
+    }
+
+    /// The next piece of the answer, as it goes out; `None` at the end.
+    pub async fn piece(&mut self) -> Option<Bytes> {
+        tokio::time::timeout(PATIENCE, self.body.next()).await.expect("news in time")
     }
 
     /// What is left, as `id type` for what is kept.
