@@ -8,6 +8,7 @@ mod chat;
 mod connections;
 mod contract;
 mod events;
+mod feed;
 mod files;
 mod health;
 mod jobs;
