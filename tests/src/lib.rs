@@ -8,6 +8,7 @@ pub mod directory;
 pub mod exposition;
 pub mod fake_claude;
 pub mod follower;
+pub mod hand;
 pub mod mock_anthropic;
 pub mod mock_mcp;
 pub mod model;

@@ -50,10 +50,14 @@ impl RedisServer {
         &self.url
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        Path::new(self.url.trim_start_matches("redis+unix://"))
+    }
+
     /// Send it a command, as an operator would; its answer.
     pub fn command(&self, words: &[&str]) -> anyhow::Result<String> {
-        let socket = self.url.trim_start_matches("redis+unix://");
-        let answer = Command::new("redis-cli").args(["-s", socket]).args(words).output()?;
+        let answer = Command::new("redis-cli").arg("-s").arg(self.socket()).args(words).output()?;
         Ok(String::from_utf8(answer.stdout)?)
     }
 

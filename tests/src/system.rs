@@ -291,6 +291,15 @@ impl Running {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// The memory it has, in bytes.
+    pub fn resident_bytes(&self) -> anyhow::Result<usize> {
+        let id = self.child.id().context("it still runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has memory")?;
+        let kib: usize = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
     /// SIGKILL it and wait for its end.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)

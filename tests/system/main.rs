@@ -21,5 +21,6 @@ mod secrets;
 mod sessions;
 mod spending;
 mod stats;
+mod streams;
 mod tools;
 mod workspaces;
