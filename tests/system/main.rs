@@ -20,6 +20,7 @@ mod schemathesis;
 mod secrets;
 mod sessions;
 mod spending;
+mod stalled;
 mod stats;
 mod streams;
 mod tools;
