@@ -18,4 +18,5 @@ pub mod proxy;
 pub mod recording;
 pub mod servers;
 pub mod sessions;
+pub mod socket;
 pub mod system;

@@ -18,6 +18,9 @@ mod operators;
 mod problems;
 mod quota;
 mod sessions;
+#[path = "../../../tests/src/socket.rs"]
+mod socket;
+mod sockets;
 mod stage;
 mod tools;
 mod usage;
