@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use poem::{
     Request,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
     web::Data,
 };
 use poem_openapi::{ApiResponse, OpenApi};
@@ -76,10 +76,9 @@ impl SocketApi {
             return Err(ApiError::new(Code::OriginNotAllowed, "this origin is not in `FRONTEND_URL`"));
         }
         let headers = request.headers();
-        let key = key(headers).ok_or_else(|| ApiError::new(Code::UpgradeRequired, "this is a WebSocket (version 13) and nothing else"))?;
+        let key = key(headers).ok_or_else(|| upgrade_required("this is a WebSocket (version 13) and nothing else"))?;
         let protocol = protocol(headers)?;
-        let no_connection = || ApiError::new(Code::UpgradeRequired, "WebSockets need HTTP/1.1");
-        let handover = request.data::<Handover<Wire>>().ok_or_else(no_connection)?;
+        let handover = request.data::<Handover<Wire>>().ok_or_else(|| upgrade_required("WebSockets need HTTP/1.1"))?;
 
         let caller = request.data::<Arc<Principal>>().map(|principal| Verified {
             principal: Principal::clone(principal),
@@ -89,6 +88,13 @@ impl SocketApi {
         handover.to(move |wire| Box::pin(Socket::open(app, wire, from, caller)));
         Ok(OpenSocketResponse::Switching("websocket".into(), "Upgrade".into(), derive_accept_key(key.as_bytes()), protocol))
     }
+}
+
+/// This is no handshake: what would be one (RFC 9110, section 15.5.22; RFC 6455, section 4.4).
+fn upgrade_required(detail: &'static str) -> ApiError {
+    let ways = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
+    let ways = ways.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    ApiError::new(Code::UpgradeRequired, detail).with_headers(HeaderMap::from_iter(ways))
 }
 
 /// The key of a handshake, if it is one.
@@ -120,8 +126,6 @@ fn words(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = 
 
 #[cfg(test)]
 mod tests {
-    use poem::http::HeaderValue;
-
     use super::*;
 
     fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {

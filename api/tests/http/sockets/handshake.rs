@@ -97,10 +97,11 @@ async fn what_is_no_handshake_is_told_so() {
 
     let plain = stage.call("", Method::GET, "/api/ws", &Value::Null).await;
     assert_eq!((plain.status, plain.code().as_str()), (StatusCode::UPGRADE_REQUIRED, "upgrade_required"));
+    assert_eq!((plain.header("upgrade"), plain.header("sec-websocket-version")), (Some("websocket"), Some("13")));
     let old = with(with(get("/api/ws"), "connection", "upgrade"), "upgrade", "websocket");
     let old = with(with(old, "sec-websocket-version", "8"), "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     let old = Answer::of(stage.send(old).await).await;
-    assert_eq!(old.status, StatusCode::UPGRADE_REQUIRED);
+    assert_eq!((old.status, old.header("sec-websocket-version")), (StatusCode::UPGRADE_REQUIRED, Some("13")));
     let posted = stage.call(&stage.key, Method::POST, "/api/ws", &Value::Null).await;
     assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);
 
