@@ -4,13 +4,13 @@
 
 mod desk;
 mod message;
+mod pace;
 mod subscriptions;
 mod system;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use serde_json::json;
 use shared::id::{JobId, UserId};
 use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
@@ -28,6 +28,7 @@ pub use self::system::System;
 use self::{
     desk::{Desk, Done},
     message::{Said, Wanted, What},
+    pace::Pace,
     subscriptions::Subscriptions,
     system::SystemWatch,
 };
@@ -56,8 +57,6 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const DEAD_AFTER: Duration = Duration::from_secs(75);
 /// How long a client may take to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many messages a second a client may send, and how many in one go; the next ones wait in its network.
-const MESSAGES: (NonZeroU32, NonZeroU32) = (NonZeroU32::new(50).expect("fifty"), NonZeroU32::new(200).expect("two hundred"));
 
 /// Credentials are missing, wrong, or no longer good.
 const UNAUTHORIZED: u16 = 4401;
@@ -75,7 +74,7 @@ pub struct Socket {
     events: Subscriptions,
     jobs: Option<JobWatch>,
     system: Option<SystemWatch>,
-    pace: DefaultDirectRateLimiter,
+    pace: Pace,
     /// From when on the client is listened to again.
     read_at: Instant,
     pings: Interval,
@@ -123,7 +122,7 @@ impl Socket {
             events: Subscriptions::new(app.config.max_subscriptions_per_socket),
             jobs: None,
             system: None,
-            pace: RateLimiter::direct(Quota::per_second(MESSAGES.0).allow_burst(MESSAGES.1)),
+            pace: Pace::from(now),
             read_at: now,
             pings: interval_at(now + PING_EVERY, PING_EVERY),
             heard: now,
@@ -203,9 +202,7 @@ impl Socket {
     /// What the client said, or the end of its saying anything.
     async fn hear(&mut self, said: Option<Result<Message, Error>>) -> Result<(), End> {
         self.heard = Instant::now();
-        if let Err(too_fast) = self.pace.check() {
-            self.read_at = self.heard + too_fast.wait_time_from(self.pace.clock().now());
-        }
+        self.read_at = self.pace.next_after(self.heard);
         match said.ok_or(End::Gone)?? {
             // Boxed: a socket that waits, as most do, need not hold room for what it does when it works.
             Message::Text(text) => Box::pin(self.answer(&text)).await,

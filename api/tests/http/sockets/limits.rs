@@ -89,6 +89,45 @@ async fn what_no_client_may_send_closes_its_socket_by_its_code_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_client_in_a_hurry_is_read_from_at_a_pace_and_delays_nobody_else() {
+    let stage = Stage::new().await;
+    let (server, mut other) = stage.socket().await;
+    let mut hasty = server.socket(&stage.key).await;
+    let begun = Instant::now();
+
+    // 5,000 messages, many times what the network holds.
+    let flood = async {
+        let mut sent = 0_u32;
+        while sent < 5_000 && hasty.send(Message::text(long_ping(16 * 1024))).await.is_ok() {
+            sent += 1;
+        }
+        sent
+    };
+    let others = async {
+        let mut slowest = Duration::ZERO;
+        while begun.elapsed() < Duration::from_secs(2) {
+            let asked = Instant::now();
+            other.ask(ping()).await.expect("an answer");
+            slowest = slowest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        slowest
+    };
+    let slowest = tokio::select! {
+        sent = flood => panic!("the server took all {sent} messages"),
+        slowest = others => slowest,
+    };
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+
+    // 200 at once, and 50 a second.
+    for answered in 1..=340 {
+        assert_eq!(hasty.said().await.expect("an answer"), json!({"type": "pong"}));
+        let due = Duration::from_millis(20) * u32::try_from(answered - 200_i32).unwrap_or(0);
+        assert!(begun.elapsed() + Duration::from_millis(5) >= due, "{answered} answers after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_client_is_asked_for_a_sign_of_life_and_given_up_without_one() {
     let stage = Stage::new().await;
     let (server, mut lives) = stage.socket().await;
