@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use shared::id::{JobId, UserId};
-use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, Interval, interval_at, sleep_until, timeout},
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -307,8 +310,18 @@ impl Socket {
         debug!(%code, reason, "Closed a socket");
         let farewell = async {
             self.wire.close(Some(CloseFrame { code, reason: reason.into() })).await?;
-            // The peer's own word for it; then the connection may end without a reset.
-            while self.wire.next().await.transpose()?.is_some() {}
+            // The peer's own word for it: then the connection may end.
+            while let Some(Ok(message)) = self.wire.next().await {
+                if message.is_close() {
+                    return self.wire.flush().await;
+                }
+            }
+            // There is none from whom we no longer understand. A connection that ends with something unread is reset,
+            // and they might never see what we said.
+            let connection = self.wire.get_mut();
+            connection.shutdown().await?;
+            let mut unread = [0; BUFFER];
+            while connection.read(&mut unread).await? > 0 {}
             Ok::<_, Error>(())
         };
         let _ = timeout(CLOSE_TIMEOUT, farewell).await;

@@ -89,6 +89,28 @@ async fn what_no_client_may_send_closes_its_socket_by_its_code_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_too_much_is_told_so_while_it_still_sends() {
+    let stage = Stage::new().await;
+    let (server, _) = stage.socket().await;
+
+    for round in 0..5 {
+        let mut whole = server.socket(&stage.key).await;
+        whole.send(Message::text(long_ping(4 * MEBIBYTE + round))).await.expect("sent");
+        let mut parts = server.socket(&stage.key).await;
+        parts.send(fragment(b"{", Data::Text, false)).await.expect("sent");
+        for _ in 0..320 {
+            parts.send(fragment(&[b' '; 8 * 1024], Data::Continue, false)).await.expect("sent");
+        }
+        for mut socket in [whole, parts] {
+            // A reset would have taken that away from many a client.
+            let heard = socket.frames_without_an_answer().await.expect("an end without a reset");
+            let [0x88, _, code @ ..] = heard.as_slice() else { panic!("{heard:?}") };
+            assert_eq!(code[..2], u16::from(CloseCode::Size).to_be_bytes(), "round {round}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_in_a_hurry_is_read_from_at_a_pace_and_delays_nobody_else() {
     let stage = Stage::new().await;
     let (server, mut other) = stage.socket().await;
