@@ -13,6 +13,7 @@ use shared::{
     time::Timestamp,
 };
 use tokio::time::sleep;
+use tracing::debug;
 
 use crate::{
     auth::{self, Verified},
@@ -64,10 +65,13 @@ impl Standing {
                 () = self.listener.void(self.looked) => {}
                 () = until(self.expires_at) => {}
             }
+            if self.principal.key().is_none() && self.is_over() {
+                // A token says so itself: that holds whether the record answers or not.
+                return Err(auth::expired());
+            }
             let before = Instant::now();
             // Boxed: those who wait, as most do, need not hold room for this.
             match Box::pin(auth::renew(&self.access, &self.principal)).await {
-                Ok(_) if self.principal.key().is_none() && self.is_over() => return Err(auth::expired()),
                 Ok(principal) => {
                     (self.principal, self.looked) = (Arc::new(principal), before);
                     if self.is_over() {
@@ -76,7 +80,11 @@ impl Standing {
                     }
                     return Ok(());
                 }
-                Err(error) if error.code() == Code::Unavailable => sleep(RETRY).await,
+                // Of the credential that says nothing.
+                Err(error) if error.code().status().is_server_error() => {
+                    debug!(cause = ?error.cause(), "Could not look at the credential of somebody who stays");
+                    sleep(RETRY).await;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -20,6 +20,7 @@ mod schema;
 mod schemathesis;
 mod secrets;
 mod sessions;
+mod sockets;
 mod spending;
 mod stalled;
 mod stats;

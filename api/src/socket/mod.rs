@@ -223,7 +223,7 @@ impl Socket {
             Ok(Wanted::Ping) => return self.send(pong(request_id)).await,
             Ok(Wanted::Auth(token)) => match auth::verify_text(&self.desk.app, token.expose(), self.desk.from.0).await {
                 Ok(verified) => self.recognise(verified)?,
-                Err(error) if self.caller.is_none() && error.code() != Code::Unavailable => {
+                Err(error) if self.caller.is_none() && !error.code().status().is_server_error() => {
                     self.send(message::error(request_id, &error)).await?;
                     return Err(End::Closed(UNAUTHORIZED.into(), error.code().as_str().to_owned()));
                 }
