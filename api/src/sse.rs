@@ -54,25 +54,26 @@ impl EventStream {
     }
 }
 
-fn chunks(mut watch: Watch, standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
+fn chunks(mut watch: Watch, mut standing: Standing, draining: CancellationToken, open: Open) -> impl Stream<Item = Bytes> + Send {
     stream! {
         let _open = open;
         // Each is one for the whole stream: set anew with each event they would cost more than sending it.
         let mut stop = pin!(draining.cancelled());
-        let mut dismissal = pin!(standing.lost());
         let mut silence = pin!(sleep(SILENCE));
         yield Bytes::from_static(RETRY);
         let mut said = Instant::now();
         loop {
+            // Here, to its end, and not beside what else may happen: a look that is left half done while the client
+            // takes nothing would hold up whoever shows the same credential.
+            if standing.is_doubted() && standing.look().await.is_err() {
+                yield Bytes::from_static(DISMISSAL);
+                break;
+            }
             tokio::select! {
                 // A watch that always has something to tell must not keep the stream from its end.
                 biased;
                 () = &mut stop => {
                     yield Bytes::from_static(GOODBYE);
-                    break;
-                }
-                () = &mut dismissal => {
-                    yield Bytes::from_static(DISMISSAL);
                     break;
                 }
                 notice = watch.next() => match notice {
@@ -92,6 +93,7 @@ fn chunks(mut watch: Watch, standing: Standing, draining: CancellationToken, ope
                     }
                     None => break,
                 },
+                () = standing.doubt() => {}
                 () = &mut silence => {
                     if said.elapsed() >= SILENCE {
                         yield Bytes::from_static(PING);

@@ -2,17 +2,14 @@
 //! looked at again when its user's rights changed anywhere, and when its time is over; it costs nothing
 //! meanwhile.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     access::{Access, Listener},
     principal::Principal,
     time::Timestamp,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
 use crate::{
@@ -31,16 +28,18 @@ pub struct Standing {
     principal: Arc<Principal>,
     listener: Listener,
     /// The moment before the credential was last looked at.
-    looked: Instant,
+    looked: std::time::Instant,
+    /// Not before then is it looked at again.
+    next_look: Option<Instant>,
     expires_at: Option<Timestamp>,
 }
 
 impl Standing {
     /// `principal`, who was let in just now, until `expires_at`.
     pub fn new(access: &Access, principal: Arc<Principal>, expires_at: Option<Timestamp>) -> Self {
-        let now = Instant::now();
+        let now = std::time::Instant::now();
         let looked = now.checked_sub(KNOWN_FOR).unwrap_or(now);
-        Self { access: access.clone(), listener: access.listen(principal.user_id()), principal, looked, expires_at }
+        Self { access: access.clone(), listener: access.listen(principal.user_id()), principal, looked, next_look: None, expires_at }
     }
 
     /// Who it is, as they were when they were last looked at.
@@ -57,42 +56,48 @@ impl Standing {
         Ok(())
     }
 
-    /// Wait until their rights may have changed: then they may stay, by the principal there is now, or must
-    /// leave, as the error says. Cancel-safe.
-    pub async fn change(&mut self) -> Result<(), ApiError> {
-        loop {
-            tokio::select! {
-                () = self.listener.void(self.looked) => {}
-                () = until(self.expires_at) => {}
-            }
-            if self.principal.key().is_none() && self.is_over() {
-                // A token says so itself: that holds whether the record answers or not.
-                return Err(auth::expired());
-            }
-            let before = Instant::now();
-            // Boxed: those who wait, as most do, need not hold room for this.
-            match Box::pin(auth::renew(&self.access, &self.principal)).await {
-                Ok(principal) => {
-                    (self.principal, self.looked) = (Arc::new(principal), before);
-                    if self.is_over() {
-                        // The record's clock is behind ours, and it is the one that counts.
-                        sleep(RETRY).await;
-                    }
-                    return Ok(());
-                }
-                // Of the credential that says nothing.
-                Err(error) if error.code().status().is_server_error() => {
-                    debug!(cause = ?error.cause(), "Could not look at the credential of somebody who stays");
-                    sleep(RETRY).await;
-                }
-                Err(error) => return Err(error),
-            }
+    /// Wait until there is reason to look at them again. Cancel-safe.
+    pub async fn doubt(&mut self) {
+        tokio::select! {
+            () = self.listener.void(self.looked) => {}
+            () = until(self.expires_at) => {}
+        }
+        if let Some(next) = self.next_look {
+            sleep_until(next).await;
         }
     }
 
-    /// Wait until they must leave.
-    pub async fn lost(mut self) {
-        while self.change().await.is_ok() {}
+    /// Whether there is.
+    pub fn is_doubted(&self) -> bool {
+        let may_look = self.next_look.is_none_or(|next| next <= Instant::now());
+        may_look && (self.listener.is_void(self.looked) || self.is_over())
+    }
+
+    /// Look at them again: they may stay, by the principal there is now, or must leave, as the error says. While
+    /// the record does not answer they stay. To be waited for once it was begun: others who ask for the same
+    /// credential wait for this look.
+    pub async fn look(&mut self) -> Result<(), ApiError> {
+        if self.principal.key().is_none() && self.is_over() {
+            // A token says so itself: that holds whether the record answers or not.
+            return Err(auth::expired());
+        }
+        let before = Instant::now();
+        // Boxed: those who wait, as most do, need not hold room for this.
+        match Box::pin(auth::renew(&self.access, &self.principal)).await {
+            Ok(principal) => {
+                (self.principal, self.looked) = (Arc::new(principal), before.into_std());
+                // Where it should have ended, the record's clock is behind ours, and it is the one that counts.
+                self.next_look = self.is_over().then(|| before + RETRY);
+                Ok(())
+            }
+            // Of the credential that says nothing.
+            Err(error) if error.code().status().is_server_error() => {
+                debug!(cause = ?error.cause(), "Could not look at the credential of somebody who stays");
+                self.next_look = Some(Instant::now() + RETRY);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn is_over(&self) -> bool {

@@ -85,12 +85,17 @@ impl Listener {
     pub async fn void(&mut self, moment: Instant) {
         loop {
             self.heard.mark_unchanged();
-            if !self.changes.is_current(self.user, moment) {
+            if self.is_void(moment) {
                 return;
             }
             // The sender stays while somebody listens.
             let _ = self.heard.changed().await;
         }
+    }
+
+    /// Whether what was read at `moment` is void.
+    pub fn is_void(&self, moment: Instant) -> bool {
+        !self.changes.is_current(self.user, moment)
     }
 }
 

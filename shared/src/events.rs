@@ -98,15 +98,24 @@ impl Events {
     /// when they are no longer kept. Many readers of one job cost one look; a reader that comes back for
     /// the next few may find them still here.
     pub async fn archived(&self, job: JobId) -> Result<Option<Arc<[Event]>>> {
-        let looked = self.archives.try_get_with(job, async {
-            match self.unpacked(job).await {
-                Ok(Some(events)) => Ok(events),
-                // Neither is worth remembering.
-                Ok(None) => Err(None),
-                Err(error) => Err(Some(Arc::new(error))),
-            }
-        });
-        match looked.await {
+        if let Some(events) = self.archives.get(&job).await {
+            return Ok(Some(events));
+        }
+        let events = self.clone();
+        let looking = async move {
+            let look = async {
+                match events.unpacked(job).await {
+                    Ok(Some(events)) => Ok(events),
+                    // Neither is worth remembering.
+                    Ok(None) => Err(None),
+                    Err(error) => Err(Some(Arc::new(error))),
+                }
+            };
+            events.archives.try_get_with(job, look).await
+        };
+        // A task of its own, as long as the look: others wait for it too, and this reader may leave, or take nothing.
+        let looked = tokio::spawn(looking).await;
+        match looked.map_err(|source| Error::Internal { what: "reading a job's events panicked", source: source.into() })? {
             Ok(events) => Ok(Some(events)),
             Err(missing) => {
                 missing.as_ref().clone().map_or(Ok(None), |error| Err(Error::of_several(error, "could not read a job's events")))

@@ -285,14 +285,6 @@ impl Running {
         self.child.id().context("it still runs")
     }
 
-    /// How much memory it has, in bytes.
-    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let id = self.id()?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        Ok(kib.context("its size")?.parse::<u64>()? * 1024)
-    }
-
     /// Send it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.id()?)?).context("a process id")?;

@@ -103,7 +103,7 @@ enum End {
 /// What happens next.
 enum Next {
     Said(Option<Result<Message, Error>>),
-    Standing(Result<(), ApiError>),
+    Doubt,
     Event(JobId, Notice),
     News(Arc<str>),
     Ping,
@@ -146,7 +146,7 @@ impl Socket {
                 () = sleep_until(self.auth_by), if self.caller.is_none() => {
                     return End::Closed(UNAUTHORIZED.into(), "nobody said within 5 seconds who this is".into());
                 }
-                change = changed(&mut self.caller) => Next::Standing(change),
+                () = doubt(&mut self.caller) => Next::Doubt,
                 said = read(&mut self.wire, self.read_at) => Next::Said(said),
                 (job, notice) = self.events.next() => Next::Event(job, notice),
                 news = job_news(&mut self.jobs) => Next::News(news),
@@ -162,7 +162,7 @@ impl Socket {
     async fn go_on(&mut self, next: Next) -> Result<(), End> {
         match next {
             Next::Said(said) => self.hear(said).await,
-            Next::Standing(change) => self.stand(change).await,
+            Next::Doubt => self.look().await,
             Next::Event(job, Notice::Events(events)) => {
                 for event in &events {
                     self.feed(message::event(job, event)).await?;
@@ -190,12 +190,14 @@ impl Socket {
     }
 
     /// The caller's rights may be others by now.
-    async fn stand(&mut self, change: Result<(), ApiError>) -> Result<(), End> {
-        if let Err(error) = change {
+    async fn look(&mut self) -> Result<(), End> {
+        let Some(caller) = &mut self.caller else { return Ok(()) };
+        if let Err(error) = caller.standing.look().await {
             return Err(End::Closed(UNAUTHORIZED.into(), error.code().as_str().to_owned()));
         }
-        let lost = self.system.is_some().then_some(self.caller.as_ref()).flatten().map(|caller| Admin::judge(caller.standing.principal()));
-        if let Some(Err(error)) = lost {
+        if self.system.is_some()
+            && let Err(error) = Admin::judge(caller.standing.principal())
+        {
             self.system = None;
             self.send(message::error(None, &error)).await?;
         }
@@ -344,9 +346,9 @@ async fn read(wire: &mut WebSocketStream<Wire>, from: Instant) -> Option<Result<
     wire.next().await
 }
 
-async fn changed(caller: &mut Option<Caller>) -> Result<(), ApiError> {
+async fn doubt(caller: &mut Option<Caller>) {
     match caller {
-        Some(caller) => caller.standing.change().await,
+        Some(caller) => caller.standing.doubt().await,
         None => std::future::pending().await,
     }
 }

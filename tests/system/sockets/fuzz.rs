@@ -31,7 +31,7 @@ const CLIENTS: u64 = 16;
 /// What the server may close a socket with that is sent nonsense.
 const CODES: [u16; 6] = [1002, 1003, 1007, 1009, 4401, 4429];
 /// How much memory the server may need for all of it, in bytes.
-const MEMORY: u64 = 256 * 1024 * 1024;
+const MEMORY: usize = 256 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_clients_send_the_server_lives_and_others_are_served() -> anyhow::Result<()> {
