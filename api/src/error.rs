@@ -308,9 +308,10 @@ impl ApiError {
         Self { retry_after_secs: Some(retry_after_secs), ..Self::new(code, detail) }
     }
 
-    /// The same, with `headers` on its answer.
-    pub fn with_headers(self, headers: HeaderMap) -> Self {
-        Self { headers: Some(Box::new(headers)), ..self }
+    /// The same, with `headers` on its answer beside those it has.
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.get_or_insert_default().extend(headers);
+        self
     }
 
     /// What its answer has beside the usual headers.

@@ -134,14 +134,20 @@ async fn news_of_jobs_come_from_other_servers_and_outlive_redis() -> anyhow::Res
     let mut socket = open(&api, api.client.base()).await?;
     socket.done(json!({"type": "watch", "what": "jobs"})).await?;
 
-    for round in ["with Redis", "after it was lost"] {
-        let id = other.client.say("slow:20:0.05").await?;
-        for status in ["queued", "running", "completed"] {
-            let told = told(&mut socket).await?;
-            assert_eq!(told, (id.clone(), status.to_owned()), "{round}");
-        }
-        system.redis.kill();
-        system.redis = RedisServer::start(system.directory())?;
+    let id = other.client.say("slow:20:0.05").await?;
+    for status in ["queued", "running", "completed"] {
+        assert_eq!(told(&mut socket).await?, (id.clone(), status.to_owned()));
+    }
+    system.redis.kill();
+    system.redis = RedisServer::start(system.directory())?;
+    // A state may be over before the server hears of Redis again; none is told twice or after a later one.
+    let id = other.client.say("slow:20:0.05").await?;
+    let mut statuses = ["queued", "running", "completed"].iter();
+    while let (job, status) = told(&mut socket).await?
+        && status != "completed"
+    {
+        assert_eq!(job, id);
+        assert!(statuses.any(|next| *next == status), "{status}");
     }
     // What ends while nobody can announce it is heard of all the same.
     let id = other.client.say("slow:20:0.05").await?;

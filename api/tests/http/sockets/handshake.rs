@@ -95,9 +95,12 @@ async fn what_is_no_handshake_is_told_so() {
     let stage = Stage::new().await;
     let server = Server::of(&stage.app).await;
 
-    let plain = stage.call("", Method::GET, "/api/ws", &Value::Null).await;
-    assert_eq!((plain.status, plain.code().as_str()), (StatusCode::UPGRADE_REQUIRED, "upgrade_required"));
-    assert_eq!((plain.header("upgrade"), plain.header("sec-websocket-version")), (Some("websocket"), Some("13")));
+    for credential in ["", &stage.key] {
+        let plain = stage.call(credential, Method::GET, "/api/ws", &Value::Null).await;
+        assert_eq!((plain.status, plain.code().as_str()), (StatusCode::UPGRADE_REQUIRED, "upgrade_required"));
+        assert_eq!((plain.header("upgrade"), plain.header("sec-websocket-version")), (Some("websocket"), Some("13")));
+        assert_eq!(plain.header("ratelimit").is_some(), !credential.is_empty());
+    }
     let old = with(with(get("/api/ws"), "connection", "upgrade"), "upgrade", "websocket");
     let old = with(with(old, "sec-websocket-version", "8"), "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     let old = Answer::of(stage.send(old).await).await;
