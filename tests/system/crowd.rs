@@ -67,8 +67,19 @@ async fn crowd(readers: u64, time: Duration, pause: Duration) -> anyhow::Result<
         }
         let next = (Instant::now() + pause).min(end);
         if successor.is_none() && killed < next {
-            // In the middle of what it runs.
             sleep_until(killed).await;
+            // In the middle of what it runs.
+            let name = doomed.said("Joined as").await?;
+            loop {
+                let id = submit(&one.client, PROMPTS[0]).await?;
+                jobs.send_modify(|jobs| jobs.push(id.clone()));
+                submitted.push(id.clone());
+                one.client.events(&id, None).await?.until("text.delta", &mut Vec::new()).await?;
+                let job = one.client.job(&id).await?;
+                if name.contains(job["worker_id"].as_str().context("a worker")?) {
+                    break;
+                }
+            }
             doomed.kill().await?;
             successor = Some(system.worker().await?);
         }
