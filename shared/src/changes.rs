@@ -16,8 +16,6 @@ use crate::{id::UserId, redis::signals, store::Store};
 const KEPT: Duration = Duration::from_secs(1);
 /// The most users to remember. Beyond it, everybody counts as changed.
 const MOST: usize = 4_096;
-/// How long a change waits for Redis to take the news.
-const NEWS_BUDGET: Duration = Duration::from_millis(50);
 
 /// The changes of the last second.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +109,7 @@ impl Drop for Listener {
 /// Tell every process that `user` has changed, this one for certain. To be called after the commit.
 pub async fn announce(store: &Store, user: UserId) {
     store.changes().note(user);
-    match tokio::time::timeout(NEWS_BUDGET, signals::announce_change(store.redis(), user)).await {
+    match tokio::time::timeout(signals::NEWS_BUDGET, signals::announce_change(store.redis(), user)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "Could not announce a change of rights; others see it within a second"),
         Err(_) => tracing::debug!("Redis took too long to announce a change of rights; others see it within a second"),

@@ -30,7 +30,7 @@ use crate::{
 const BACKLOG: usize = 64;
 
 /// How long news may take that nobody depends on.
-const NEWS_BUDGET: Duration = Duration::from_millis(50);
+pub const NEWS_BUDGET: Duration = Duration::from_millis(50);
 /// How often the connection is asked whether it still hears.
 const PROBE: Duration = Duration::from_secs(1);
 
