@@ -1,4 +1,4 @@
-//! A worker without a CLI: a test says through it what a job says, event by event.
+//! A worker without a CLI: tests and the bench say through it what a job says, event by event.
 
 use std::{path::Path, time::Duration};
 
@@ -11,32 +11,36 @@ use shared::{
     store::Store,
     workers::{Membership, NewWorker},
 };
-use tokio::{task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{interval, timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::system::PATIENCE;
+use crate::{client::Client, system::PATIENCE};
 
-/// A worker of a test. It beats until it is dropped.
+/// How often a worker of a test gives a sign of life; what [`crate::system::System`] tells its own.
+pub const TEST_BEAT: Duration = Duration::from_millis(300);
+
+/// A place among the workers. It beats until it is dropped.
 pub struct Hand {
     leases: Leases,
-    beating: JoinHandle<()>,
+    _beat: AbortOnDropHandle<()>,
 }
 
 impl Hand {
-    /// Join the workers over `store`; what jobs say may spill to `directory`.
-    pub async fn join(store: &Store, directory: &Path) -> anyhow::Result<Self> {
+    /// Join the workers over `store`, with a sign of life each `beat`; what jobs say may spill to `directory`.
+    pub async fn join(store: &Store, directory: &Path, beat: Duration) -> anyhow::Result<Self> {
         let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 8, mcp_servers: Vec::new() };
         let mut membership = Membership::join(store, &worker).await?;
-        let config = LeaseConfig { spool_dir: directory.to_owned(), longest_run: Duration::from_mins(5) };
+        let config = LeaseConfig { spool_dir: directory.to_owned(), longest_run: Duration::from_mins(10) };
         let leases = Leases::open(store, membership.id(), config).await?;
+        let mut beats = interval(beat);
         let beating = tokio::spawn(async move {
-            let mut beats = tokio::time::interval(Duration::from_millis(300));
             loop {
+                // Who is taken for dead loses the job, and the streams show it.
                 beats.tick().await;
                 membership.beat().await;
             }
         });
-        Ok(Self { leases, beating })
+        Ok(Self { leases, _beat: AbortOnDropHandle::new(beating) })
     }
 
     /// The next job.
@@ -44,11 +48,13 @@ impl Hand {
         let never = CancellationToken::new();
         timeout(PATIENCE, self.leases.next(&never)).await.context("no job came")??.context("nobody stops it")
     }
-}
 
-impl Drop for Hand {
-    fn drop(&mut self) {
-        self.beating.abort();
+    /// A job of `client`, taken.
+    pub async fn begin(&mut self, client: &Client) -> anyhow::Result<Lease> {
+        let id = client.say("by hand").await?;
+        let lease = self.take().await?;
+        anyhow::ensure!(lease.job().id.to_string() == id, "`{}` came in place of `{id}`", lease.job().id);
+        Ok(lease)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use reqwest::Method;
 use tests::{
     client::{Event, assert_whole},
-    hand::{Hand, complete, say},
+    hand::{Hand, TEST_BEAT, complete, say},
     servers::Kind,
     system::{Api, Cli, System},
 };
@@ -34,7 +34,7 @@ const LET_GO: std::ops::Range<Duration> = Duration::from_secs(28)..Duration::fro
 async fn readers_that_do_not_read_cost_little_and_are_let_go_and_may_come_again() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?;
     let (api, store) = (system.api().await?, system.store().await?);
-    let mut hand = Hand::join(&store, system.directory()).await?;
+    let mut hand = Hand::join(&store, system.directory(), TEST_BEAT).await?;
     // Once before anybody is measured: what a first job leaves behind is not a reader's.
     let alone = flood(&api, &mut hand).await?;
     let at_first = api.process.resident_bytes()?;

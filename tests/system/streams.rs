@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::{
     client::{Client, Event, Stream, assert_whole},
-    hand::{Hand, complete, say},
+    hand::{Hand, TEST_BEAT, complete, say},
     proxy::Proxy,
     servers::{Kind, RedisServer},
     system::{Api, Cli, PATIENCE, System},
@@ -141,7 +141,7 @@ async fn events_outlive_redis_in_the_record_and_the_end_outlives_the_record_of_t
     let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("EVENT_RETENTION_SECS", "1s");
     let (mut api, store) = (system.api().await?, system.store().await?);
     let id = api.client.say("by hand").await?;
-    let mut hand = Hand::join(&store, system.directory()).await?;
+    let mut hand = Hand::join(&store, system.directory(), TEST_BEAT).await?;
     let lease = hand.take().await?;
     let mut stream = api.client.events(&id, None).await?;
     for piece in ["one ", "two ", "three"] {

@@ -8,7 +8,6 @@ pub mod crowd;
 pub mod fan_out;
 pub mod first_event;
 pub mod flood;
-pub mod hand;
 pub mod idle;
 pub mod part;
 pub mod said;

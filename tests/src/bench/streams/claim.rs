@@ -13,10 +13,10 @@ use shared::{
 };
 use tokio::time::sleep;
 
-use super::hand::{Hand, complete};
 use crate::{
     bench::figures::{Figures, head, row},
     client::Client,
+    hand::{Hand, complete},
     servers::Kind,
     system::{Cli, System, USER},
 };
@@ -41,7 +41,7 @@ pub async fn table(rounds: usize) -> anyhow::Result<String> {
     let store = system.store().await?;
     let user = Users::new(&store).find_by_email(&USER.parse()?).await?.context("the api has a user")?.id;
     let jobs = Jobs::new(&store);
-    let mut hand = Hand::join(&store, system.directory().to_owned()).await?;
+    let mut hand = Hand::join(&store, system.directory(), store.timing().beat).await?;
     let (mut called, mut posted) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + rounds {
         let (call, post);
@@ -80,7 +80,7 @@ async fn timed(mut hand: Hand, asking: impl Future<Output = anyhow::Result<Strin
     let (hand, lease, taken) = taking.await?;
     let lease: Lease = lease?;
     ensure!(lease.job().id.to_string() == id && lease.job().attempt == 1, "`{}` came in place of `{id}`", lease.job().id);
-    Box::pin(complete(lease)).await?;
+    Box::pin(complete(lease, "done")).await?;
     Ok((hand, Times { accepted, claimed: taken.duration_since(asked) }))
 }
 

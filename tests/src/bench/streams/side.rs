@@ -13,13 +13,9 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{
-    crowd::Target,
-    hand::{Hand, complete},
-    part::Part,
-    said::piece,
-};
+use super::{crowd::Target, part::Part, said::piece};
 use crate::{
+    hand::{Hand, complete},
     servers::Kind,
     system::{Api, Cli, System},
 };
@@ -54,7 +50,8 @@ impl Service {
         // The clocks of production, not those of tests.
         let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
         let api = system.api().await?;
-        let hand = Hand::join(&system.store().await?, system.directory().to_owned()).await?;
+        let store = system.store().await?;
+        let hand = Hand::join(&store, system.directory(), store.timing().beat).await?;
         Ok(Self { api, hand, system })
     }
 
@@ -89,7 +86,7 @@ impl Job {
     /// End it with the event that is its last, the one with the number `n`.
     pub async fn end(self, n: u32) -> anyhow::Result<()> {
         match self.source {
-            Source::Service(lease) => Box::pin(complete(*lease)).await,
+            Source::Service(lease) => Box::pin(complete(*lease, "done")).await,
             Source::Bare(mut part) => {
                 let id = EventId { attempt: 1, n };
                 let json = json!({"id": id, "type": "job.completed"}).to_string();
