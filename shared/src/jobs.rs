@@ -14,7 +14,7 @@ use crate::{
         jobs::{self as table, Limits},
         sessions,
     },
-    ending,
+    ending, failpoint,
     id::{ApiKeyId, JobId, SessionId, UserId},
     job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
     redis::{
@@ -103,6 +103,7 @@ impl Jobs {
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
         let request = canonical_json(&new.spec);
         let hash = request_hash(&new, &request);
+        failpoint::pass("api.before_insert");
         // Row first: what Redis loses or never hears, the leader rings for again.
         let inserted = match new.session_id {
             None => insert(self.store.db().pool(), &new, None, &request, &hash).await,
@@ -110,7 +111,9 @@ impl Jobs {
         };
         let refusal = match inserted {
             Ok(Some(job)) => {
+                failpoint::pass("api.after_insert");
                 Box::pin(self.announce(&job)).await;
+                failpoint::pass("api.before_answer");
                 return Ok(Submitted { job, replayed: false });
             }
             // The key was freed between the two statements.
@@ -163,6 +166,7 @@ impl Jobs {
             }
         }
         let rung = tokio::time::timeout(DISPATCH_BUDGET, queue::dispatch(self.store.redis(), job.id)).await;
+        failpoint::pass("api.after_ring");
         let marked = match rung {
             Ok(Ok(())) => table::mark_dispatched(self.store.db(), job.id, job.attempt).await,
             Ok(Err(error)) => Err(error),

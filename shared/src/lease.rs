@@ -24,6 +24,7 @@ use crate::{
     db::{self, jobs as table, jobs::Move, sessions, transcripts, workspaces},
     ending::{self, BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
     event::{Event, EventBody, EventId},
+    failpoint,
     id::{JobId, UserId, WorkerId},
     job::{Job, JobError, JobResult, JobState},
     redis::{
@@ -192,6 +193,7 @@ impl Lease {
     /// until `give_up` fires. Answers the state the job is in, or [`Error::Fenced`] when it is somebody
     /// else's by now.
     pub async fn settle(mut self, outcome: Outcome, report: Report, give_up: &CancellationToken) -> Result<JobState> {
+        failpoint::pass("worker.before_settle");
         let mut delay = Duration::from_millis(100);
         let settled = loop {
             match self.try_settle(&outcome, &report).await {
@@ -210,6 +212,7 @@ impl Lease {
                 }
             }
         };
+        failpoint::pass("worker.after_settle");
         if let Err(error) = self.tell(&settled).await {
             tracing::warn!(job.id = %self.job.id, %error, "Left the news of job `{}` to the leader", self.job.id);
         }
@@ -379,6 +382,7 @@ impl Lease {
         if !flushed.unwrap_or(false) {
             return Err(Error::Unavailable { service: "redis", source: "the log could not be completed".into() });
         }
+        failpoint::pass("worker.after_end");
         queue::done(redis, settled.id, Some(&self.entry)).await?;
         table::mark_finalized(self.store.db(), settled.id).await
     }
@@ -439,6 +443,7 @@ impl Writer {
             let first = EventId { attempt: self.attempt, n: next };
             match log::append(self.store.redis(), self.job, first, &batch, self.life()).await {
                 Ok(Appended::Whole { last }) => {
+                    failpoint::pass(if next == 0 { "worker.after_begin" } else { "worker.mid_stream" });
                     if next == 0 {
                         signals::announce_state(self.store.redis(), self.job, self.owner).await;
                     }

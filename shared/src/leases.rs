@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Result,
     db::jobs as table,
+    failpoint,
     id::{JobId, WorkerId},
     job::{Job, JobState},
     lease::{HeldJobs, Lease},
@@ -52,8 +53,12 @@ impl Leases {
             if shutdown.is_cancelled() {
                 break;
             }
+            failpoint::pass("worker.after_hear");
             match self.claim(&entry).await {
-                Ok(Some(job)) => return self.begin(job, entry).map(Some),
+                Ok(Some(job)) => {
+                    failpoint::pass("worker.after_claim");
+                    return self.begin(job, entry).map(Some);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     // Nobody else hears it while this worker lives: keep it for the next call.

@@ -14,6 +14,7 @@ pub mod contents;
 pub mod error;
 pub mod event;
 pub mod events;
+pub mod failpoint;
 pub mod id;
 pub mod image;
 pub mod job;

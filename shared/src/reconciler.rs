@@ -23,7 +23,7 @@ use crate::{
         leader::{self, Seen},
         workers,
     },
-    ending, events,
+    ending, events, failpoint,
     id::WorkerId,
     job::{Job, JobError, JobState, RetryAfterOutput},
     lease::{HeldJobs, exhausted_by, spent_by},
@@ -216,6 +216,7 @@ impl Reconciler {
             moved.extend(next);
         }
         db::commit(transaction).await?;
+        failpoint::pass("leader.after_bury");
         self.pulses.remove(&worker);
         tracing::warn!(worker.id = %worker, jobs = moved.len(), "Worker `{worker}` has gone silent; took its jobs away");
         // What it heard of and never began waits in its name; nobody else will hear of it.
