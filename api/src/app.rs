@@ -12,7 +12,7 @@ use shared::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, feed::Feeds, job_news::JobNews, metrics::Metrics, pace::Pace, password::Passwords, places::Places, socket::System,
+    config::Config, feed::Feeds, job_news::JobNews, metrics::Metrics, password::Passwords, places::Places, socket::System,
     throttle::Throttle, token::Tokens,
 };
 
@@ -68,8 +68,6 @@ pub struct App {
     pub system: System,
     /// How many sockets each user has.
     pub sockets: Places<UserId>,
-    /// How fast the queue moves.
-    pub pace: Pace,
     /// What this server measures.
     pub metrics: Arc<Metrics>,
     /// Set once the server was told to stop: nothing may start to wait any more.
@@ -84,10 +82,9 @@ impl App {
         let jobs = Jobs::new(&store);
         let events = Events::new(&store);
         let usage = UsageLog::new(&store);
-        let pace = Pace::default();
         let limits = Limits::new(&store, config.replicas.get());
         let metrics = Arc::new(Metrics::new(&store, &limits));
-        let feeds = Feeds::new(jobs.clone(), events.clone(), pace.clone(), draining.clone());
+        let feeds = Feeds::new(jobs.clone(), events.clone(), draining.clone());
         let workers = Workers::new(&store);
         Self {
             job_news: JobNews::new(jobs.clone(), draining.clone()),
@@ -113,7 +110,6 @@ impl App {
             usage,
             events,
             feeds,
-            pace,
             metrics,
             draining,
             started: Instant::now(),

@@ -64,6 +64,7 @@ pub enum Code {
     TooManyAttempts,
     BudgetExhausted,
     TooManyJobs,
+    QueueFull,
     TooManySockets,
     TooManySubscriptions,
     InternalError,
@@ -115,6 +116,7 @@ impl Code {
         Self::RateLimited,
         Self::TooManyAttempts,
         Self::TooManyJobs,
+        Self::QueueFull,
         Self::TooManySockets,
         Self::TooManySubscriptions,
         Self::InternalError,
@@ -166,6 +168,7 @@ impl Code {
             Self::TooManyAttempts => "too_many_attempts",
             Self::BudgetExhausted => "budget_exhausted",
             Self::TooManyJobs => "too_many_jobs",
+            Self::QueueFull => "queue_full",
             Self::TooManySockets => "too_many_sockets",
             Self::TooManySubscriptions => "too_many_subscriptions",
             Self::InternalError => "internal_error",
@@ -211,9 +214,12 @@ impl Code {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
-            Self::RateLimited | Self::TooManyAttempts | Self::TooManyJobs | Self::TooManySockets | Self::TooManySubscriptions => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::RateLimited
+            | Self::TooManyAttempts
+            | Self::TooManyJobs
+            | Self::QueueFull
+            | Self::TooManySockets
+            | Self::TooManySubscriptions => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -401,6 +407,9 @@ impl From<shared::Error> for ApiError {
             shared::Error::TooManyJobs => {
                 Self::unavailable(Code::TooManyJobs, "as many of your jobs as may be are queued or running: wait until one has ended", 5)
             }
+            shared::Error::QueueFull => {
+                Self::unavailable(Code::QueueFull, "as many of your jobs as may wait do: wait until one has begun", 5)
+            }
             shared::Error::NotADeadLetter => {
                 Self::new(Code::NotADeadLetter, "only a job that was given up after all its tries is tried again")
             }
@@ -569,6 +578,7 @@ mod tests {
                 "429 rate_limited",
                 "429 too_many_attempts",
                 "429 too_many_jobs",
+                "429 queue_full",
                 "429 too_many_sockets",
                 "429 too_many_subscriptions",
                 "500 internal_error",

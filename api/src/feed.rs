@@ -12,9 +12,10 @@ use std::{
 use shared::{
     event::{Event, EventBody, EventId, StartReason},
     events::{Events, Requeued, Signal, Subscription},
+    failpoint,
     id::JobId,
     job::{Job, JobState},
-    jobs::Jobs,
+    jobs::{self, Jobs},
     time::Timestamp,
 };
 use tokio::{
@@ -26,7 +27,6 @@ use tracing::{debug, warn};
 
 use crate::{
     glance::Glances,
-    pace::Pace,
     ring::{Framed, Place, Ring, before},
 };
 
@@ -78,7 +78,6 @@ struct Shared {
     jobs: Jobs,
     events: Events,
     glances: Glances,
-    pace: Pace,
     draining: CancellationToken,
     living: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: TaskTracker,
@@ -86,9 +85,9 @@ struct Shared {
 
 impl Feeds {
     /// No feed yet; all of them end with `draining`.
-    pub fn new(jobs: Jobs, events: Events, pace: Pace, draining: CancellationToken) -> Self {
+    pub fn new(jobs: Jobs, events: Events, draining: CancellationToken) -> Self {
         let glances = Glances::new(jobs.clone(), events.clone());
-        Self(Arc::new(Shared { jobs, events, glances, pace, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { jobs, events, glances, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
     }
 
     /// The door to jobs.
@@ -218,7 +217,7 @@ struct Follower {
     start: EventId,
     waits: bool,
     announced_attempt: u32,
-    place: Option<(u64, Instant)>,
+    place: Option<u64>,
     look_at: Instant,
 }
 
@@ -314,7 +313,7 @@ impl Follower {
         }
         let framed: Vec<Framed> = events.iter().map(Framed::new).collect();
         self.waits = false;
-        self.look_at = Instant::now() + SILENCE;
+        self.look_at = Instant::now() + silence();
         // All at once: what watchers take in one go costs them one wake-up and one write.
         self.feed.change(|state| {
             for event in framed {
@@ -330,7 +329,7 @@ impl Follower {
     async fn glance(&mut self) {
         let glance = if self.waits { None } else { self.shared.glances.at(self.feed.job).await };
         if glance.is_some_and(|glance| glance.state == JobState::Running && glance.newest == self.feed.newest()) {
-            self.look_at = Instant::now() + SILENCE;
+            self.look_at = Instant::now() + silence();
         } else {
             self.look().await;
         }
@@ -338,7 +337,7 @@ impl Follower {
 
     /// Ask the record how far the job is, and the log what it has.
     async fn look(&mut self) {
-        self.look_at = Instant::now() + if self.waits { QUEUE_LOOK } else { SILENCE };
+        self.look_at = Instant::now() + if self.waits { QUEUE_LOOK } else { silence() };
         // Row first: what the log gets after a terminal row was read is in the archive too.
         let row = self.shared.jobs.peek(self.feed.job).await;
         self.catch_up().await;
@@ -383,16 +382,11 @@ impl Follower {
             // The place is said with the next look: of two advices at once watchers would see the second alone.
             return;
         }
-        let Ok(position) = self.shared.jobs.position(job).await else { return };
-        let known = self.place.filter(|(before, _)| *before == position);
-        if known.is_some() {
-            return;
+        let Ok(jobs::Place { position, estimated_wait }) = self.shared.jobs.place(job).await else { return };
+        if self.place.replace(position) != Some(position) {
+            let estimated_wait_ms = estimated_wait.and_then(|wait| u64::try_from(wait.as_millis()).ok());
+            self.advise(Advice::Queued(Queued { position, estimated_wait_ms }));
         }
-        if let Some((before, since)) = self.place.replace((position, Instant::now())) {
-            self.shared.pace.observe(before.saturating_sub(position), since.elapsed());
-        }
-        let estimated_wait_ms = self.shared.pace.estimate_ms(position);
-        self.advise(Advice::Queued(Queued { position, estimated_wait_ms }));
     }
 
     /// Say that `attempt` is over and another will follow, unless that was said before.
@@ -433,6 +427,11 @@ async fn abandoned(shared: &Shared, feed: &Feed) {
             return;
         }
     }
+}
+
+/// How long a feed hears nothing before it looks. A test that has to see this go wrong lets it never look.
+fn silence() -> Duration {
+    if failpoint::is_off("feed.silence") { Duration::from_hours(1) } else { SILENCE }
 }
 
 /// A lock whose holder panicked guards a state that is still whole: every change is one assignment.

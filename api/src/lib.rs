@@ -22,7 +22,6 @@ pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod operator;
-pub mod pace;
 pub mod page;
 pub mod password;
 pub mod places;

@@ -112,6 +112,8 @@ pub struct StoreConfig {
     pub workspace_bounds: Bounds,
     /// How long the events of a job are kept after its end.
     pub event_retention: Duration,
+    /// The most jobs of one user that wait.
+    pub max_queued_per_user: u32,
     /// The protocol's clocks.
     pub timing: Timing,
 }
@@ -139,11 +141,16 @@ impl Timing {
     pub fn entitlement(self) -> Duration {
         self.ttl * 4 / 5
     }
+
+    /// How long a beat may stay out before other signs of death count, as a lock that is free.
+    pub fn overdue(self) -> Duration {
+        self.beat * 2
+    }
 }
 
 impl StoreConfig {
     /// Read `DATABASE_URL`, `REDIS_URL`, `DATABASE_CONNECTIONS`, `WORKSPACE_STORE`, `WORKSPACE_MAX_BYTES`,
-    /// `WORKSPACE_MAX_FILES`, `EVENT_RETENTION_SECS`, `WORKER_BEAT` and `WORKER_TTL`.
+    /// `WORKSPACE_MAX_FILES`, `EVENT_RETENTION_SECS`, `MAX_QUEUED_PER_USER`, `WORKER_BEAT` and `WORKER_TTL`.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let database_url = env.text("DATABASE_URL").unwrap_or("postgresql://postgres:password@localhost:5432/claude_api");
         let redis_url = env.text("REDIS_URL").unwrap_or("redis://localhost:6379");
@@ -157,6 +164,10 @@ impl StoreConfig {
         if ttl < beat * 4 {
             return Err(ConfigError::invalid("WORKER_TTL", "less than four times `WORKER_BEAT`: a slow beat would look like a death"));
         }
+        let max_queued_per_user = env.parsed("MAX_QUEUED_PER_USER", 1_000)?;
+        if max_queued_per_user == 0 {
+            return Err(ConfigError::invalid("MAX_QUEUED_PER_USER", "0: no job could be accepted"));
+        }
         // A tick no longer than half a beat keeps the leader's look finer than what it looks at.
         let tick = defaults.tick.min(beat / 2);
         Ok(Self {
@@ -169,6 +180,7 @@ impl StoreConfig {
                 entries: env.parsed("WORKSPACE_MAX_FILES", 20_000)?,
             },
             event_retention: env.duration("EVENT_RETENTION_SECS", Duration::from_hours(7 * 24))?,
+            max_queued_per_user,
             timing: Timing { beat, ttl, tick },
         })
     }

@@ -14,7 +14,8 @@ use crate::{
     job::{Job, JobError, JobState},
     redis::{
         log::{self, Appended},
-        queue, signals,
+        queue::{self, Turn},
+        signals,
     },
     store::Store,
     time::Timestamp,
@@ -102,24 +103,37 @@ pub async fn tell(store: &Store, ended: &Job) {
 pub async fn ring_for_next(store: &Store, ended: &Job) {
     let Some(session) = ended.session_id else { return };
     let rung = async {
-        if let Some((next, attempt)) = table::next_in(store.db(), session).await? {
-            ring(store, next, attempt).await?;
+        match table::next_in(store.db(), session).await? {
+            Some(next) => ring_for_turn(store, next).await,
+            None => Ok(()),
         }
-        Ok::<_, Error>(())
     };
     if let Err(error) = rung.await {
         tracing::debug!(session.id = %session, %error, "Left the next job of `{session}` to the leader to dispatch");
     }
 }
 
-/// Ring for a job that may run, and note it.
-pub async fn ring(store: &Store, job: JobId, attempt: u32) -> Result<()> {
-    // A job that ran before may have left an entry somewhere: only a new one is heard.
-    match attempt {
-        0 => queue::dispatch(store.redis(), job).await?,
-        _ => queue::requeue(store.redis(), job).await?,
+/// Ring for a job whose turn in its conversation it is, unless somebody else does.
+pub async fn ring_for_turn(store: &Store, next: JobId) -> Result<()> {
+    match table::give_places(store.db(), &[next]).await?.as_slice() {
+        [(job, 0)] => ring(store, *job, Turn::Last).await,
+        [(job, _)] => wait_for_place(store, &[*job]).await,
+        _ => Ok(()),
     }
-    table::mark_dispatched(store.db(), job, attempt).await
+}
+
+/// Ring for a job that counts as rung for by now, or let it wait for a place. Where Redis is away the leader finds
+/// that nobody rang.
+pub async fn ring(store: &Store, job: JobId, turn: Turn) -> Result<()> {
+    if queue::dispatch(store.redis(), job, turn).await? { Ok(()) } else { wait_for_place(store, &[job]).await }
+}
+
+/// These jobs wait for a place, which the leader gives them in their turn.
+pub async fn wait_for_place(store: &Store, jobs: &[JobId]) -> Result<()> {
+    table::mark_undispatched(store.db(), jobs).await?;
+    queue::note_backlog(store.redis()).await?;
+    // One may have become free before it was known that somebody waits.
+    queue::nudge(store.redis()).await
 }
 
 /// Complete a finished job's log in Redis from the record and take its doorbell away. Idempotent.
@@ -128,7 +142,8 @@ pub async fn finalize(store: &Store, id: JobId) -> Result<()> {
         append_missing(store, id, &unpack(&packed)?).await?;
     }
     queue::done(store.redis(), id, None).await?;
-    table::mark_finalized(store.db(), id).await
+    store.finalized().note(id);
+    Ok(())
 }
 
 async fn append_missing(store: &Store, id: JobId, events: &[Event]) -> Result<()> {

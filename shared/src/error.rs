@@ -29,6 +29,9 @@ pub enum Error {
     /// The owner, or the key, has as many jobs that have not ended as it may have.
     #[error("too many jobs have not ended")]
     TooManyJobs,
+    /// As many jobs of the owner wait as may.
+    #[error("too many jobs wait")]
+    QueueFull,
     /// Only a job that was given up after all its tries is sent again.
     #[error("job is not a dead letter")]
     NotADeadLetter,

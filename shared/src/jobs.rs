@@ -12,13 +12,14 @@ use crate::{
     db::{
         self, audit,
         jobs::{self as table, Limits},
-        sessions,
+        sessions, users,
     },
     ending, failpoint,
     id::{ApiKeyId, JobId, SessionId, UserId},
     job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
+    line::Line,
     redis::{
-        queue,
+        queue::Turn,
         signals::{self, UserLine},
     },
     store::Store,
@@ -28,13 +29,18 @@ use crate::{
 const MAX_FAILURES: u32 = 3;
 /// How many workers may be lost while running a job before it is given up: it may be what kills them.
 const MAX_RECLAIMS: u32 = 3;
+/// About how many jobs of one user may be inserted at the same moment, by all servers together.
+const AT_ONCE: u32 = 64;
 /// How long a submit waits for Redis to take the doorbell; the leader rings later otherwise.
 const DISPATCH_BUDGET: Duration = Duration::from_millis(50);
+
+pub use crate::line::Place;
 
 /// What can be done with jobs.
 #[derive(Clone)]
 pub struct Jobs {
     store: Store,
+    line: Line,
 }
 
 /// A checked request for a job.
@@ -93,31 +99,27 @@ pub struct JobFilter {
 impl Jobs {
     /// The door over `store`.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone() }
+        Self { store: store.clone(), line: Line::of(store) }
     }
 
     /// Accept a job: when this answers, the job will end, whatever dies. Fails with
     /// [`Error::IdempotencyMismatch`] when the key was used with another request, with
     /// [`Error::BudgetExhausted`] and [`Error::TooManyJobs`] where its owner or the key may have no more, with
-    /// [`Error::NoSuchSession`], [`Error::SessionDeleted`] and [`Error::SessionArchived`], and with [`Error::Unavailable`] when the database is away; nothing was accepted then.
+    /// [`Error::QueueFull`] where as many of its owner's wait as may, with [`Error::NoSuchSession`], [`Error::SessionDeleted`] and [`Error::SessionArchived`], and with [`Error::Unavailable`] when the database is away; nothing was accepted then.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted> {
         let request = canonical_json(&new.spec);
         let hash = request_hash(&new, &request);
         failpoint::pass("api.before_insert");
         // Row first: what Redis loses or never hears, the leader rings for again.
-        let inserted = match new.session_id {
-            None => insert(self.store.db().pool(), &new, None, &request, &hash).await,
-            Some(session) => self.insert_turn(&new, session, &hash).await,
-        };
-        let refusal = match inserted {
+        let refusal = match self.insert(&new, &request, &hash).await {
             Ok(Some(job)) => {
                 failpoint::pass("api.after_insert");
                 Box::pin(self.announce(&job)).await;
                 failpoint::pass("api.before_answer");
                 return Ok(Submitted { job, replayed: false });
             }
-            // The key was freed between the two statements.
-            Ok(None) => Error::Unavailable { service: "database", source: "the idempotency key was just released".into() },
+            // Or its key was taken, which makes no difference to how many wait.
+            Ok(None) => Error::QueueFull,
             // What was accepted while the conversation was open stays accepted.
             Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => closed,
             Err(error) => return Err(error),
@@ -125,12 +127,36 @@ impl Jobs {
         self.replay(&new, &hash).await?.ok_or(refusal)
     }
 
-    /// Insert the next turn of a conversation, with what that says of all its turns.
-    async fn insert_turn(&self, new: &NewJob, session: SessionId, hash: &[u8]) -> Result<Option<Job>> {
+    /// Insert the row of `new`. `None` when as many jobs of its owner wait as may, or its key was taken.
+    async fn insert(&self, new: &NewJob, request: &str, hash: &[u8]) -> Result<Option<Job>> {
+        let most = self.store.max_queued_per_user();
+        // Who counts without holding the user may not see those that are inserted meanwhile.
+        let few = most.saturating_sub(AT_ONCE);
+        if few > 0
+            && let Some(job) = self.insert_one(new, request, hash, few, false).await?
+        {
+            return Ok(Some(job));
+        }
+        Box::pin(self.insert_one(new, request, hash, most, true)).await
+    }
+
+    async fn insert_one(&self, new: &NewJob, request: &str, hash: &[u8], most: u32, is_exact: bool) -> Result<Option<Job>> {
+        if new.session_id.is_none() && !is_exact {
+            return insert(self.store.db().pool(), new, None, request, hash, most).await;
+        }
         let transaction = self.store.db().begin().await?;
-        let (session, seq) = sessions::take_place(&transaction, new.user_id, session).await?;
-        let request = canonical_json(&session.complete(new.spec.clone()));
-        let inserted = insert(&transaction, new, Some((session.id, seq)), &request, hash).await?;
+        if is_exact {
+            users::hold(&transaction, new.user_id).await?;
+        }
+        let inserted = match new.session_id {
+            None => insert(&transaction, new, None, request, hash, most).await?,
+            Some(session) => {
+                let (session, seq) = sessions::take_place(&transaction, new.user_id, session).await?;
+                // With what the conversation says of all its turns.
+                let request = canonical_json(&session.complete(new.spec.clone()));
+                insert(&transaction, new, Some((session.id, seq)), &request, hash, most).await?
+            }
+        };
         if inserted.is_some() {
             db::commit(transaction).await?;
         }
@@ -158,21 +184,19 @@ impl Jobs {
     }
 
     async fn ring(&self, job: &Job) {
-        // Asked once the job is committed: who ends the one before it now rings for this one.
-        if let Some(session) = job.session_id {
-            match table::next_in(self.store.db(), session).await {
-                Ok(Some((next, _))) if next == job.id => {}
-                Ok(_) | Err(_) => return,
+        let ring = async {
+            let Some(session) = job.session_id else {
+                return ending::ring(&self.store, job.id, Turn::Last).await;
+            };
+            // Asked once the job is committed: who ends the one before it now rings for this one.
+            match table::next_in(self.store.db(), session).await? {
+                Some(next) if next == job.id => ending::ring_for_turn(&self.store, next).await,
+                _ => Ok(()),
             }
-        }
-        let rung = tokio::time::timeout(DISPATCH_BUDGET, queue::dispatch(self.store.redis(), job.id)).await;
-        failpoint::pass("api.after_ring");
-        let marked = match rung {
-            Ok(Ok(())) => table::mark_dispatched(self.store.db(), job.id, job.attempt).await,
-            Ok(Err(error)) => Err(error),
-            Err(_) => return,
         };
-        if let Err(error) = marked {
+        let rung = tokio::time::timeout(DISPATCH_BUDGET, ring).await;
+        failpoint::pass("api.after_ring");
+        if let Ok(Err(error)) = rung {
             tracing::warn!(job.id = %job.id, %error, "Left job `{}` to the leader to dispatch", job.id);
         }
     }
@@ -262,9 +286,11 @@ impl Jobs {
             None => None,
         };
         let request = canonical_json(&new.spec);
-        let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request)).await?;
+        users::hold(&transaction, new.user_id).await?;
+        let most = self.store.max_queued_per_user();
+        let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request), most).await?;
+        let retry = inserted.ok_or(Error::QueueFull)?.id;
         let lost = || Error::Internal { what: "a retry was not accepted", source: "no row".into() };
-        let retry = inserted.ok_or_else(lost)?.id;
         let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
         audit::insert(&transaction, by, Action::JobRetry, Some(id.to_string()), Some(json!({ "retried_as": retry }))).await?;
         db::commit(transaction).await?;
@@ -272,10 +298,20 @@ impl Jobs {
         Ok(Some(Submitted { job, replayed: false }))
     }
 
-    /// How many jobs wait before this queued one, all users together; 0 for the first.
-    pub async fn position(&self, job: &Job) -> Result<u64> {
-        table::position(self.store.db(), job).await
+    /// Where this queued job stands, as far as that can be told: others come and go.
+    pub async fn place(&self, job: &Job) -> Result<Place> {
+        let own = table::own_place(self.store.db(), job).await?;
+        let line = self.line.look().await?;
+        Ok(line.place(job.user_id, own))
     }
+}
+
+/// Forget some of the idempotency keys that are too old to be repeated. False once there are none.
+pub(crate) async fn forget_idempotency_keys(store: &Store) -> Result<bool> {
+    /// How long the same key finds the same job.
+    const KEPT: Duration = Duration::from_hours(24);
+    const BATCH: u32 = 500;
+    Ok(table::forget_idempotency_keys(store.db(), KEPT, BATCH).await? == u64::from(BATCH))
 }
 
 /// Insert the row of `new`, whose `request` its conversation may have completed.
@@ -285,8 +321,9 @@ async fn insert(
     place: Option<(SessionId, i64)>,
     request: &str,
     hash: &[u8],
+    most: u32,
 ) -> Result<Option<Job>> {
-    let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout() };
+    let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout(), queued: most };
     table::insert(db, JobId::new(), new, place, request, hash, &limits).await
 }
 

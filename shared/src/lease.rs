@@ -366,11 +366,9 @@ impl Lease {
         let redis = self.store.redis();
         if !settled.state.is_terminal() {
             signals::announce_requeued(redis, settled).await?;
-            if settled.run_at <= Timestamp::now() {
-                queue::requeue(redis, settled.id).await?;
-                return table::mark_dispatched(self.store.db(), settled.id, settled.attempt).await;
-            }
-            return queue::done(redis, settled.id, Some(&self.entry)).await;
+            queue::done(redis, settled.id, Some(&self.entry)).await?;
+            // The leader rings for it in its turn, once it is due.
+            return queue::nudge(redis).await;
         }
         let event = terminal_event(settled, self.next_id())?;
         self.line.is_settled.store(true, Ordering::Release);
@@ -384,7 +382,8 @@ impl Lease {
         }
         failpoint::pass("worker.after_end");
         queue::done(redis, settled.id, Some(&self.entry)).await?;
-        table::mark_finalized(self.store.db(), settled.id).await
+        self.store.finalized().note(settled.id);
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The door where a worker gets its leases: wait for a doorbell, look at the row, claim it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use fred::prelude::Client;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use crate::{
     id::{JobId, WorkerId},
     job::{Job, JobState},
     lease::{HeldJobs, Lease},
-    redis::queue::{self, Entry, Position},
+    redis::queue::{self, Entry},
     store::Store,
 };
 
@@ -45,51 +45,46 @@ impl Leases {
         Ok(Self { store: store.clone(), worker, config, fetch, held: HeldJobs::default(), heard: Vec::new(), may_have_missed: false })
     }
 
-    /// Wait for a job and claim it. `None` once `shutdown` fired. Not cancel-safe: a doorbell that was
-    /// heard and not answered waits until this worker is buried. After an error call it again, later.
-    pub async fn next(&mut self, shutdown: &CancellationToken) -> Result<Option<Lease>> {
+    /// Wait for jobs and claim at most `room` of them. None once `shutdown` fired. Not cancel-safe: a doorbell
+    /// that was heard and not answered waits until this worker is buried. After an error call it again, later.
+    pub async fn next(&mut self, room: usize, shutdown: &CancellationToken) -> Result<Vec<Lease>> {
         while !shutdown.is_cancelled() {
-            let Some(entry) = self.hear().await? else { continue };
+            self.hear(room).await?;
             if shutdown.is_cancelled() {
                 break;
             }
+            if self.heard.is_empty() {
+                continue;
+            }
             failpoint::pass("worker.after_hear");
-            match self.claim(&entry).await {
-                Ok(Some(job)) => {
-                    failpoint::pass("worker.after_claim");
-                    return self.begin(job, entry).map(Some);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    // Nobody else hears it while this worker lives: keep it for the next call.
-                    self.heard.push(entry);
-                    return Err(error);
-                }
+            let leases = self.answer(room).await?;
+            if !leases.is_empty() {
+                return Ok(leases);
             }
         }
         if let Err(error) = give_back(&self.store, self.worker, &self.held).await {
             tracing::warn!(%error, "Could not give back what was heard of and not begun");
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    /// The next doorbell. `None` after a second of silence.
-    async fn hear(&mut self) -> Result<Option<Entry>> {
-        if let Some(entry) = self.heard.pop() {
-            return Ok(Some(entry));
+    /// Listen for doorbells, for a second at most, unless there are some that were not answered.
+    async fn hear(&mut self, room: usize) -> Result<()> {
+        if !self.heard.is_empty() {
+            return Ok(());
         }
-        if self.may_have_missed {
-            let pending = queue::fetch(&self.fetch, self.worker, Position::Pending).await?;
+        if self.may_have_missed && !failpoint::is_off("leases.own_pending") {
+            let pending = queue::pending(&self.fetch, self.worker).await?;
             self.may_have_missed = false;
             self.heard = pending.into_iter().filter(|entry| !self.held.contains(entry.job)).collect();
-            if let Some(entry) = self.heard.pop() {
-                return Ok(Some(entry));
+            if !self.heard.is_empty() {
+                return Ok(());
             }
         }
-        match queue::fetch(&self.fetch, self.worker, Position::Fresh).await {
+        match queue::fetch(&self.fetch, self.worker, room).await {
             Ok(entries) => {
                 self.heard = entries;
-                Ok(self.heard.pop())
+                Ok(())
             }
             Err(error) => {
                 self.may_have_missed = true;
@@ -98,32 +93,47 @@ impl Leases {
         }
     }
 
-    async fn claim(&self, entry: &Entry) -> Result<Option<Job>> {
-        if self.held.contains(entry.job) {
-            // A doubled doorbell for what runs right here.
+    /// Claim what was heard. What could not be answered stays heard: nobody else hears it while this worker lives.
+    async fn answer(&mut self, room: usize) -> Result<Vec<Lease>> {
+        let room = room.min(self.heard.len());
+        let (doubled, entries): (Vec<Entry>, Vec<Entry>) =
+            self.heard[..room].iter().cloned().partition(|entry| self.held.contains(entry.job));
+        for entry in &doubled {
+            // A second doorbell for what runs right here.
             queue::done(self.store.redis(), entry.job, Some(&entry.id)).await?;
-            return Ok(None);
         }
-        if let Some(job) = table::claim(self.store.db(), entry.job, self.worker).await? {
-            return Ok(Some(job));
-        }
-        self.refused(entry).await
+        let jobs = if entries.is_empty() { Vec::new() } else { self.claim(&entries).await? };
+        failpoint::pass("worker.after_claim");
+        self.heard.drain(..room);
+        let mut entries: HashMap<JobId, Entry> = entries.into_iter().map(|entry| (entry.job, entry)).collect();
+        jobs.into_iter().filter_map(|job| entries.remove(&job.id).map(|entry| self.begin(job, entry))).collect()
     }
 
-    /// The row did not move. It may be ours since a claim whose reply was lost; otherwise the doorbell
-    /// goes, and is rung again if the job still waits.
-    async fn refused(&self, entry: &Entry) -> Result<Option<Job>> {
-        let Some(job) = table::get(self.store.db().pool(), entry.job).await? else {
-            queue::done(self.store.redis(), entry.job, Some(&entry.id)).await?;
-            return Ok(None);
-        };
-        if job.state == JobState::Running && job.worker_id == Some(self.worker) {
-            return Ok(Some(job));
+    async fn claim(&self, entries: &[Entry]) -> Result<Vec<Job>> {
+        let ids: Vec<JobId> = entries.iter().map(|entry| entry.job).collect();
+        let mut jobs = table::claim(self.store.db(), &ids, self.worker).await?;
+        if jobs.len() < ids.len() {
+            let refused: Vec<&Entry> = entries.iter().filter(|entry| jobs.iter().all(|job| job.id != entry.job)).collect();
+            let ours = self.refused(&refused).await?;
+            jobs.extend(ours);
         }
-        queue::done(self.store.redis(), entry.job, Some(&entry.id)).await?;
-        // After the doorbell is gone, never before: the leader would find it still there and not ring.
-        table::mark_undispatched(self.store.db(), job.id).await?;
-        Ok(None)
+        Ok(jobs)
+    }
+
+    /// These rows did not move. They may be ours since a claim whose reply was lost; otherwise their doorbells
+    /// go, and are rung again for those that still wait.
+    async fn refused(&self, entries: &[&Entry]) -> Result<Vec<Job>> {
+        let ids: Vec<JobId> = entries.iter().map(|entry| entry.job).collect();
+        let known = table::get_all(self.store.db(), &ids).await?;
+        let ours = |job: &Job| job.state == JobState::Running && job.worker_id == Some(self.worker);
+        let (mine, others): (Vec<Job>, Vec<Job>) = known.into_iter().partition(ours);
+        for entry in entries.iter().filter(|entry| mine.iter().all(|job| job.id != entry.job)) {
+            queue::done(self.store.redis(), entry.job, Some(&entry.id)).await?;
+        }
+        // After the doorbells are gone, never before: the leader would find them still there and not ring.
+        let waiting: Vec<JobId> = others.iter().filter(|job| job.state == JobState::Queued).map(|job| job.id).collect();
+        table::mark_undispatched(self.store.db(), &waiting).await?;
+        Ok(mine)
     }
 
     fn begin(&self, job: Job, entry: Entry) -> Result<Lease> {
@@ -134,13 +144,19 @@ impl Leases {
     }
 }
 
-/// Ring again for what `worker` heard of and did not begin.
-pub(crate) async fn give_back(store: &Store, worker: WorkerId, held: &HeldJobs) -> Result<()> {
-    let heard = queue::fetch(store.redis(), worker, Position::Pending).await?;
-    for entry in heard.into_iter().filter(|entry| !held.contains(entry.job)) {
-        queue::requeue(store.redis(), entry.job).await?;
+/// Let others hear what `worker` heard of and did not begin.
+async fn give_back(store: &Store, worker: WorkerId, held: &HeldJobs) -> Result<()> {
+    let heard = queue::pending(store.redis(), worker).await?;
+    let given: Vec<Entry> = heard.into_iter().filter(|entry| !held.contains(entry.job)).collect();
+    if given.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    for entry in &given {
+        queue::done(store.redis(), entry.job, Some(&entry.id)).await?;
+    }
+    let jobs: Vec<JobId> = given.iter().map(|entry| entry.job).collect();
+    table::mark_undispatched(store.db(), &jobs).await?;
+    queue::nudge(store.redis()).await
 }
 
 fn spool_name(job: JobId, attempt: u32) -> String {

@@ -46,6 +46,8 @@ pub mod workspaces;
 mod changes;
 mod db;
 mod ending;
+mod finalized;
+mod line;
 mod random;
 mod redis;
 mod spool;

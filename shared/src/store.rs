@@ -14,6 +14,7 @@ use crate::{
     changes::Changes,
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
+    finalized::Finalized,
     redis::{self, Purpose, signals::Signals},
     workspace::Bounds,
 };
@@ -27,11 +28,14 @@ struct Inner {
     redis: Client,
     signals: Signals,
     changes: Changes,
+    finalized: Finalized,
+    database_url: SecretString,
     redis_url: SecretString,
     timing: Timing,
     workspace_store: PathBuf,
     workspace_bounds: Bounds,
     event_retention: Duration,
+    max_queued_per_user: u32,
     is_one_host: bool,
 }
 
@@ -75,15 +79,18 @@ impl Store {
         let signals =
             patiently("redis", || async { Signals::connect(redis_url, changes.clone()).await.map_err(redis::unavailable) }).await?;
         Ok(Self(Arc::new(Inner {
+            finalized: Finalized::start(db.clone()),
             db,
             redis,
             signals,
             changes,
+            database_url: config.database_url.clone(),
             redis_url: config.redis_url.clone(),
             timing: config.timing,
             workspace_store: config.workspace_store.clone(),
             workspace_bounds: config.workspace_bounds,
             event_retention: config.event_retention,
+            max_queued_per_user: config.max_queued_per_user,
             is_one_host: config.is_one_host(),
         })))
     }
@@ -119,6 +126,21 @@ impl Store {
     /// How long the events of a job are kept after its end.
     pub(crate) fn event_retention(&self) -> Duration {
         self.0.event_retention
+    }
+
+    /// The most jobs of one user that wait.
+    pub(crate) fn max_queued_per_user(&self) -> u32 {
+        self.0.max_queued_per_user
+    }
+
+    /// Where the database is.
+    pub(crate) fn database_url(&self) -> &SecretString {
+        &self.0.database_url
+    }
+
+    /// Where it is noted whose end everybody heard.
+    pub(crate) fn finalized(&self) -> &Finalized {
+        &self.0.finalized
     }
 
     /// Where the files of conversations are.

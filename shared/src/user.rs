@@ -50,6 +50,8 @@ pub struct UserLimits {
     pub max_concurrent_jobs: Option<u32>,
     /// What its jobs of one UTC day may cost; no end when absent.
     pub daily_budget: Option<NanoUsd>,
+    /// How many turns it has for one of the others while jobs wait for a worker; 1 when absent.
+    pub queue_weight: Option<u32>,
 }
 
 /// An account.

@@ -55,6 +55,8 @@ pub struct UserChange {
     pub rate_limit_per_hour: Option<Option<u32>>,
     /// Jobs that have not ended, at a time.
     pub max_concurrent_jobs: Option<Option<u32>>,
+    /// Its turns for one of the others; none for 1.
+    pub queue_weight: Option<Option<u32>>,
     /// What its jobs of one UTC day may cost.
     pub daily_budget: Option<Option<NanoUsd>>,
     /// What proves its owner from here on: every login ends but `keep_family`.
@@ -204,6 +206,7 @@ impl UserChange {
         put(&mut after.disabled, self.disabled, "disabled", &mut changed);
         put(&mut after.limits.rate_limit_per_hour, self.rate_limit_per_hour, "rate_limit_per_hour", &mut changed);
         put(&mut after.limits.max_concurrent_jobs, self.max_concurrent_jobs, "max_concurrent_jobs", &mut changed);
+        put(&mut after.limits.queue_weight, self.queue_weight, "queue_weight", &mut changed);
         put(&mut after.limits.daily_budget, self.daily_budget, "daily_budget_usd", &mut changed);
         (after, changed)
     }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,11 @@ use crate::{
     consumption::Consumption,
     db::{
         self, audit, jobs,
+        session_lock::SessionLock,
         workers::{self as table, NewRow},
     },
     id::{JobId, WorkerId},
-    redis,
+    redis::{self, queue},
     store::Store,
     time::Timestamp,
 };
@@ -38,6 +40,8 @@ pub struct NewWorker {
     pub slots: u32,
     /// The MCP servers it knows.
     pub mcp_servers: Vec<String>,
+    /// A file that its process keeps locked (`flock`) while it lives, so that others on its host see when it is dead.
+    pub lock_file: Option<PathBuf>,
 }
 
 /// One incarnation's place among the workers.
@@ -45,6 +49,9 @@ pub struct Membership {
     store: Store,
     id: WorkerId,
     last_accepted: Instant,
+    /// What the leader had stamped last when the first beat since then failed.
+    stamp: Option<String>,
+    lock: SessionLock,
 }
 
 /// What the running jobs of one incarnation have used so far, for the record. Apart from its beats, which
@@ -76,6 +83,9 @@ impl Membership {
     /// Join the workers as a new incarnation.
     pub async fn join(store: &Store, worker: &NewWorker) -> Result<Self> {
         let id = WorkerId::new();
+        // Before the row is there: a worker whose lock is free is dead.
+        let lock = SessionLock::take(store.database_url(), store.db().backend(), id.uuid(), store.timing().beat).await?;
+        let lock_file = worker.lock_file.as_deref().map(Path::to_string_lossy);
         let row = NewRow {
             id,
             name: &worker.name,
@@ -83,9 +93,13 @@ impl Membership {
             version: env!("CARGO_PKG_VERSION"),
             slots: worker.slots,
             mcp_servers: &worker.mcp_servers,
+            lock_file: lock_file.as_deref(),
         };
         table::insert(store.db(), row).await?;
-        Ok(Self { store: store.clone(), id, last_accepted: Instant::now() })
+        if let Err(error) = announce_slots(store).await {
+            tracing::debug!(%error, "Left it to the leader to see that there are more slots");
+        }
+        Ok(Self { store: store.clone(), id, last_accepted: Instant::now(), stamp: None, lock })
     }
 
     /// This incarnation's id.
@@ -100,6 +114,7 @@ impl Membership {
             Ok(Ok(accepted @ Beat::Accepted { .. })) => {
                 // The row changed after `started`: counting from there errs on the safe side.
                 self.last_accepted = started;
+                self.stamp = None;
                 accepted
             }
             Ok(Ok(judged)) => judged,
@@ -113,18 +128,26 @@ impl Membership {
         Ok(Beat::Accepted { cancelled, drain })
     }
 
-    async fn without_database(&self) -> Beat {
+    async fn without_database(&mut self) -> Beat {
         // On one host there is no network to be cut off by.
         if self.store.is_one_host() {
             return Beat::Outage;
         }
-        let stamp = self.store.redis().exists::<u64, _>(redis::LEADER_STAMP);
-        match tokio::time::timeout(self.store.timing().beat, stamp).await {
-            Ok(Ok(0)) => Beat::Outage,
-            // The leader reaches the database, or nothing can be said: cut off until proven otherwise.
-            _ if self.last_accepted.elapsed() >= self.store.timing().entitlement() => Beat::Lost,
-            _ => Beat::Missed,
-        }
+        let stamp = self.store.redis().get::<Option<String>, _>(redis::LEADER_STAMP);
+        let is_cut_off = match tokio::time::timeout(self.store.timing().beat, stamp).await {
+            Ok(Ok(None)) => return Beat::Outage,
+            // It stamped since, so it reaches the database.
+            Ok(Ok(Some(stamp))) => *self.stamp.get_or_insert_with(|| stamp.clone()) != stamp,
+            // Nothing can be said: cut off until proven otherwise.
+            Ok(Err(_)) | Err(_) => true,
+        };
+        if is_cut_off && self.last_accepted.elapsed() >= self.patience() { Beat::Lost } else { Beat::Missed }
+    }
+
+    /// How long the leader is sure to wait for a beat: less where it sees that the lock is free.
+    fn patience(&self) -> Duration {
+        let timing = self.store.timing();
+        if self.lock.is_held() { timing.entitlement() } else { timing.overdue() }
     }
 
     /// The books of this worker's running jobs.
@@ -237,6 +260,12 @@ impl Workers {
         db::commit(transaction).await?;
         if worker.state == WorkerState::Dead { Err(Error::WorkerDead) } else { Ok(Some(worker)) }
     }
+}
+
+/// Tell Redis how many jobs the workers can run at once, and the leader that this may have changed.
+pub(crate) async fn announce_slots(store: &Store) -> Result<()> {
+    queue::set_slots(store.redis(), table::slots(store.db()).await?).await?;
+    queue::nudge(store.redis()).await
 }
 
 /// How long anything may take that is done once a beat.

@@ -8,11 +8,15 @@ use shared::{
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
+    reconciler,
     store::Store,
     workers::{Membership, NewWorker},
 };
 use tokio::time::{interval, timeout};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use crate::{client::Client, system::PATIENCE};
 
@@ -28,7 +32,12 @@ pub struct Hand {
 impl Hand {
     /// Join the workers over `store`, with a sign of life each `beat`; what jobs say may spill to `directory`.
     pub async fn join(store: &Store, directory: &Path, beat: Duration) -> anyhow::Result<Self> {
-        let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 8, mcp_servers: Vec::new() };
+        Self::with_slots(store, directory, beat, 8).await
+    }
+
+    /// The same with so many slots.
+    pub async fn with_slots(store: &Store, directory: &Path, beat: Duration, slots: u32) -> anyhow::Result<Self> {
+        let worker = NewWorker { name: "hand".into(), host: "here".into(), slots, mcp_servers: Vec::new(), lock_file: None };
         let mut membership = Membership::join(store, &worker).await?;
         let config = LeaseConfig { spool_dir: directory.to_owned(), longest_run: Duration::from_mins(10) };
         let leases = Leases::open(store, membership.id(), config).await?;
@@ -46,7 +55,8 @@ impl Hand {
     /// The next job.
     pub async fn take(&mut self) -> anyhow::Result<Lease> {
         let never = CancellationToken::new();
-        timeout(PATIENCE, self.leases.next(&never)).await.context("no job came")??.context("nobody stops it")
+        let mut taken = timeout(PATIENCE, self.leases.next(1, &never)).await.context("no job came")??;
+        taken.pop().context("nobody stops it")
     }
 
     /// A job of `client`, taken.
@@ -56,6 +66,13 @@ impl Hand {
         anyhow::ensure!(lease.job().id.to_string() == id, "`{}` came in place of `{id}`", lease.job().id);
         Ok(lease)
     }
+}
+
+/// Watch over the jobs of `store` as every process of the product does, until this is dropped.
+pub fn lead(store: &Store) -> DropGuard {
+    let stop = CancellationToken::new();
+    tokio::spawn(reconciler::run(store.clone(), stop.clone()));
+    stop.drop_guard()
 }
 
 /// Say a piece of the answer.

@@ -195,7 +195,7 @@ impl System {
     /// Join the workers and die at once; the id of the dead.
     pub async fn join_and_never_beat(&self) -> anyhow::Result<String> {
         let store = self.store().await?;
-        let worker = NewWorker { name: "deaf".into(), host: "nowhere".into(), slots: 1, mcp_servers: Vec::new() };
+        let worker = NewWorker { name: "deaf".into(), host: "nowhere".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None };
         Ok(Membership::join(&store, &worker).await?.id().to_string())
     }
 

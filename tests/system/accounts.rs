@@ -179,6 +179,7 @@ async fn a_change_is_made_and_audited_by_its_names(kind: Kind) -> anyhow::Result
         name: Some(Some("nul\0".into())),
         rate_limit_per_hour: Some(Some(7)),
         max_concurrent_jobs: Some(None),
+        queue_weight: Some(Some(3)),
         daily_budget: Some(Some(NanoUsd(1_500_000_000))),
         password: Some(PasswordHash::new("$argon2id$another".into())),
         ..UserChange::default()
@@ -189,12 +190,17 @@ async fn a_change_is_made_and_audited_by_its_names(kind: Kind) -> anyhow::Result
 
     let now = users.find(user.id).await?.context("it is there")?;
     assert_eq!(now.name.as_deref(), Some("nul\u{fffd}"));
-    let limits = UserLimits { rate_limit_per_hour: Some(7), max_concurrent_jobs: None, daily_budget: Some(NanoUsd(1_500_000_000)) };
+    let limits = UserLimits {
+        rate_limit_per_hour: Some(7),
+        max_concurrent_jobs: None,
+        daily_budget: Some(NanoUsd(1_500_000_000)),
+        queue_weight: Some(3),
+    };
     assert_eq!(now.limits, limits);
     assert_eq!(users.password_of(&email("me@example.com")).await?.context("it can log in")?.1.expose(), "$argon2id$another");
     let mine = log.list(AuditFilter { actor: Some(user.id), ..everything() }).await?;
     let told: Vec<_> = mine.iter().rev().map(|entry| (entry.action.as_str(), entry.detail.clone())).collect();
-    let names = json!({"changed": ["name", "rate_limit_per_hour", "daily_budget_usd"]});
+    let names = json!({"changed": ["name", "rate_limit_per_hour", "queue_weight", "daily_budget_usd"]});
     // The last change changed nothing.
     assert_eq!(told, [("user.update", Some(names)), ("password.change", None)]);
     assert!(mine.iter().all(|entry| entry.target == Some(user.id.to_string()) && entry.by.address == "10.0.0.7".parse().ok()));

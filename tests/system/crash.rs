@@ -79,8 +79,8 @@ async fn nothing_a_killed_worker_started_lives_on() -> anyhow::Result<()> {
 async fn a_job_that_a_dead_worker_heard_of_and_never_claimed_runs() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?;
     let api = system.api().await?;
-    let id = api.client.say("say:heard").await?;
     let deaf = system.join_and_never_beat().await?;
+    let id = api.client.say("say:heard").await?;
     let heard = system.redis.command(&["XREADGROUP", "GROUP", "w", &deaf, "COUNT", "1", "STREAMS", "{q}:work", ">"])?;
     assert!(heard.contains(&id), "{heard}");
 

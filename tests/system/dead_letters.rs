@@ -11,18 +11,16 @@ use shared::{
     job::{ChatSpec, Job, JobError, JobState, NanoUsd},
     jobs::{JobFilter, Jobs, NewJob},
     lease::{Outcome, Report},
-    leases::{LeaseConfig, Leases},
     store::Store,
     user::{PasswordHash, Role, UserLimits},
     users::{NewUser, UserChange, Users},
-    workers::{Membership, NewWorker},
 };
 use tests::{
+    hand::{Hand, TEST_BEAT, lead},
     on_both_databases,
     servers::Kind,
-    system::{Cli, PATIENCE, System},
+    system::{Cli, System},
 };
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 on_both_databases!(
@@ -110,13 +108,11 @@ fn new_job(user_id: UserId) -> NewJob {
 async fn given_up(system: &System, store: &Store) -> anyhow::Result<Job> {
     let jobs = Jobs::new(store);
     let id = jobs.submit(new_job(user(store).await?)).await?.job.id;
-    let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 1, mcp_servers: Vec::new() };
-    let membership = Membership::join(store, &worker).await?;
-    let config = LeaseConfig { spool_dir: system.directory().to_owned(), longest_run: Duration::from_mins(1) };
-    let mut leases = Leases::open(store, membership.id(), config).await?;
+    let _leader = lead(store);
+    let mut hand = Hand::join(store, system.directory(), TEST_BEAT).await?;
     let never = CancellationToken::new();
     for _ in 0..3 {
-        let lease = timeout(PATIENCE, leases.next(&never)).await??.context("nobody stops it")?;
+        let lease = hand.take().await?;
         let error = JobError::new("upstream_overloaded", "too much", true);
         lease.settle(Outcome::Retry { error, delay: Duration::ZERO }, Report::default(), &never).await?;
     }

@@ -16,6 +16,7 @@ mod mcp;
 mod metrics;
 mod options;
 mod outage;
+mod queue;
 mod schema;
 mod schemathesis;
 mod secrets;

@@ -21,6 +21,7 @@ use shared::{
 };
 use std::time::Duration;
 use tests::{
+    hand::{Hand, lead},
     on_both_databases,
     servers::Kind,
     system::{Cli, PATIENCE, System},
@@ -109,7 +110,7 @@ impl Desk {
     }
 
     async fn worker(&self) -> anyhow::Result<(Membership, Leases)> {
-        let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1, mcp_servers: Vec::new() };
+        let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 100, mcp_servers: Vec::new(), lock_file: None };
         let membership = Membership::join(&self.store, &worker).await?;
         let config = LeaseConfig { spool_dir: self.system.directory().to_owned(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.store, membership.id(), config).await?;
@@ -149,8 +150,8 @@ fn asked_by(user_id: UserId, reservation: i64) -> NewJob {
 }
 
 async fn take(leases: &mut Leases) -> anyhow::Result<Lease> {
-    let lease = timeout(PATIENCE, leases.next(&CancellationToken::new())).await??;
-    Ok(lease.expect("nobody shuts it down"))
+    let mut taken = timeout(PATIENCE, leases.next(1, &CancellationToken::new())).await??;
+    Ok(taken.pop().expect("nobody shuts it down"))
 }
 
 fn told(cost: i64) -> Report {
@@ -239,10 +240,11 @@ async fn every_attempt_is_billed_and_a_job_is_their_sum(kind: Kind) -> anyhow::R
     let user = desk.user(Some(DOLLAR), None).await?;
     let key = desk.key(user, None).await?;
     let job = desk.jobs.submit(NewJob { api_key_id: Some(key), ..asked_by(user, 50 * CENT) }).await?.job;
-    let (_member, mut leases) = desk.worker().await?;
+    let _leader = lead(&desk.store);
+    let mut hand = Hand::join(&desk.store, desk.system.directory(), Duration::from_millis(250)).await?;
 
     for (outcome, cost, held) in [(again(), 3, 47), (Outcome::HandBack, 4, 43), (again(), 5, 38), (done(), 6, 0)] {
-        settle(take(&mut leases).await?, outcome, told(cost * CENT)).await?;
+        settle(hand.take().await?, outcome, told(cost * CENT)).await?;
         assert_eq!(desk.spend(user).await?.0, held * CENT);
         desk.assert_balanced().await?;
     }
@@ -302,17 +304,18 @@ async fn what_the_cli_did_not_tell_is_estimated(kind: Kind) -> anyhow::Result<()
 async fn a_job_that_used_up_its_reservation_is_not_tried_again(kind: Kind) -> anyhow::Result<()> {
     let desk = Desk::open(kind).await?;
     let user = desk.user(None, None).await?;
-    let (_member, mut leases) = desk.worker().await?;
+    let _leader = lead(&desk.store);
+    let mut hand = Hand::join(&desk.store, desk.system.directory(), Duration::from_millis(250)).await?;
 
     for outcome in [again(), Outcome::HandBack] {
         let job = desk.submit(user, 10 * CENT).await?;
-        assert_eq!(settle(take(&mut leases).await?, outcome, told(10 * CENT)).await?, JobState::Failed);
+        assert_eq!(settle(hand.take().await?, outcome, told(10 * CENT)).await?, JobState::Failed);
         let error = desk.jobs.find(user, job.id).await?.and_then(|job| job.error).expect("an error");
         assert_eq!(error.code, "budget_exceeded");
     }
     desk.submit(user, 10 * CENT).await?;
-    assert_eq!(settle(take(&mut leases).await?, again(), told(4 * CENT)).await?, JobState::Queued);
-    assert_eq!(take(&mut leases).await?.job().budget_left(), Some(NanoUsd(6 * CENT)));
+    assert_eq!(settle(hand.take().await?, again(), told(4 * CENT)).await?, JobState::Queued);
+    assert_eq!(hand.take().await?.job().budget_left(), Some(NanoUsd(6 * CENT)));
     desk.assert_balanced().await
 }
 

@@ -186,8 +186,11 @@ async fn a_tool_cannot_speak_in_the_place_of_the_cli() -> anyhow::Result<()> {
 
 /// A worker of our own whose CLI announces `tools`.
 async fn announcing(store: &Store, version: &str, tools: &[&str]) -> anyhow::Result<Membership> {
-    let worker =
-        Membership::join(store, &NewWorker { name: version.into(), host: "here".into(), slots: 1, mcp_servers: Vec::new() }).await?;
+    let worker = Membership::join(
+        store,
+        &NewWorker { name: version.into(), host: "here".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None },
+    )
+    .await?;
     let announced = |name: &&str| AnnouncedTool { name: (*name).to_owned(), description: None, category: Category::Other };
     Tools::new(store).announce(worker.id(), version, &tools.iter().map(announced).collect::<Vec<_>>()).await?;
     Ok(worker)

@@ -46,6 +46,11 @@ impl JobsRoot {
         &self.path
     }
 
+    /// The file in it that is locked (`flock`) while this process lives.
+    pub fn lock_file(&self) -> PathBuf {
+        self.path.join(LOCK)
+    }
+
     /// Make the folder of one attempt.
     pub fn attempt(&self) -> io::Result<JobDir> {
         let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());

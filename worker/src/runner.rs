@@ -50,7 +50,13 @@ pub struct Shutdown {
 pub async fn run(store: &Store, workshop: Workshop, shutdown: &Shutdown) -> shared::Result<()> {
     let workshop = Arc::new(workshop);
     let slots = workshop.config.slots;
-    let newcomer = NewWorker { name: workshop.config.name.clone(), host: host(), slots, mcp_servers: workshop.mcp.names() };
+    let newcomer = NewWorker {
+        name: workshop.config.name.clone(),
+        host: host(),
+        slots,
+        mcp_servers: workshop.mcp.names(),
+        lock_file: Some(workshop.jobs.lock_file()),
+    };
     let mut pause = Duration::from_millis(250);
     while !shutdown.drain.is_cancelled() {
         match Shift::begin(store, &workshop, &newcomer).await {
@@ -151,10 +157,16 @@ impl Shift {
         };
         let take = async {
             let mut pause = Duration::from_millis(100);
-            while let Some(slot) = self.free_slot(&closing).await {
-                match leases.next(&closing).await {
-                    Ok(Some(lease)) => self.start(lease, slot),
-                    Ok(None) => break,
+            while let Some(mut slots) = self.free_slots(&closing).await {
+                match leases.next(slots.num_permits(), &closing).await {
+                    Ok(taken) if taken.is_empty() => break,
+                    Ok(taken) => {
+                        for lease in taken {
+                            // There are no more of them than were asked for.
+                            let Some(slot) = slots.split(1) else { break };
+                            self.start(lease, slot);
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not take a job; trying again in {pause:?}");
                         let _ = closing.run_until_cancelled(sleep(pause)).await;
@@ -169,9 +181,13 @@ impl Shift {
         tokio::join!(close, take);
     }
 
-    /// `None` once no more jobs are to be taken.
-    async fn free_slot(&self, closing: &CancellationToken) -> Option<OwnedSemaphorePermit> {
-        closing.run_until_cancelled(self.slots.clone().acquire_owned()).await?.ok()
+    /// All the slots that are free, once there is one. `None` once no more jobs are to be taken.
+    async fn free_slots(&self, closing: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        let mut slots = closing.run_until_cancelled(self.slots.clone().acquire_owned()).await?.ok()?;
+        while let Ok(another) = self.slots.clone().try_acquire_owned() {
+            slots.merge(another);
+        }
+        Some(slots)
     }
 
     fn start(&self, lease: Lease, slot: OwnedSemaphorePermit) {

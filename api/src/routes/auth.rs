@@ -119,6 +119,9 @@ pub struct User {
     /// What its jobs of one UTC day may cost; null: no end.
     #[oai(nullable)]
     pub daily_budget_usd: Option<f64>,
+    /// Turns for one of the others while jobs wait for a worker; null: 1.
+    #[oai(nullable)]
+    pub queue_weight: Option<u32>,
     /// When it was made.
     pub created_at: Wire<Timestamp>,
     /// When it last logged in.
@@ -392,7 +395,7 @@ impl LoggedIn {
 
 impl From<&user::User> for User {
     fn from(user: &user::User) -> Self {
-        let UserLimits { rate_limit_per_hour, max_concurrent_jobs, daily_budget } = user.limits;
+        let UserLimits { rate_limit_per_hour, max_concurrent_jobs, daily_budget, queue_weight } = user.limits;
         Self {
             id: Wire(user.id),
             email: user.email.clone(),
@@ -402,6 +405,7 @@ impl From<&user::User> for User {
             rate_limit_per_hour,
             max_concurrent_jobs,
             daily_budget_usd: daily_budget.map(NanoUsd::usd),
+            queue_weight,
             created_at: Wire(user.created_at),
             last_login_at: user.last_login_at.map(Wire),
         }

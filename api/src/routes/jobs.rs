@@ -88,7 +88,7 @@ pub struct Job {
 /// A place in the queue.
 #[derive(Clone, Debug, Object)]
 pub struct Queue {
-    /// How many jobs go before it.
+    /// About how many jobs get a worker before it.
     pub position: u64,
     /// How long it will wait, where that can be guessed.
     #[oai(nullable)]
@@ -294,8 +294,11 @@ impl Job {
     pub async fn shown(app: &App, job: &job::Job) -> Self {
         let waits = job.state == JobState::Queued;
         // The job is what was asked for; without its place it is still that.
-        let position = if waits { app.jobs.position(job).await.ok() } else { None };
-        let queue = position.map(|position| Queue { position, estimated_wait_ms: app.pace.estimate_ms(position) });
+        let place = if waits { app.jobs.place(job).await.ok() } else { None };
+        let queue = place.map(|place| Queue {
+            position: place.position,
+            estimated_wait_ms: place.estimated_wait.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
+        });
         Self { queue, ..job.view().into() }
     }
 

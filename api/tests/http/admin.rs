@@ -196,7 +196,7 @@ async fn a_dead_letter_is_tried_again_as_one_new_job() {
 #[tokio::test]
 async fn a_worker_is_shown_and_drained_unless_it_is_dead() {
     let (stage, admin) = stage().await;
-    let worker = NewWorker { name: "w1".into(), host: "h1".into(), slots: 4, mcp_servers: Vec::new() };
+    let worker = NewWorker { name: "w1".into(), host: "h1".into(), slots: 4, mcp_servers: Vec::new(), lock_file: None };
     let living = Membership::join(&stage.app.store, &worker).await.expect("joined");
     let path = format!("/api/admin/workers/{}/drain", living.id());
 

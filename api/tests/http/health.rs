@@ -164,7 +164,7 @@ async fn numbers_are_for_admins_and_states_for_everybody() {
         let told = ask(&admin).await;
         assert!(told["database"]["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0) && told["redis"]["latency_ms"].is_f64(), "{told}");
         assert_eq!(told["database"]["connections"]["max"], 10);
-        assert_eq!((&told["workers"]["alive"], &told["workers"]["slots"]), (&json!(1), &json!(1)));
+        assert_eq!((&told["workers"]["alive"], &told["workers"]["slots"]), (&json!(1), &json!(100)));
         assert_eq!(
             (&told["queue"]["queued"], &told["queue"]["running"], &told["queue"]["dead_letters"]),
             (&json!(1), &json!(0), &json!(0))

@@ -35,6 +35,7 @@ use shared::{
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
+    reconciler,
     store::Store,
     time::Timestamp,
     user::{PasswordHash, Role, User, UserLimits},
@@ -176,7 +177,7 @@ impl Stage {
 
     /// A hand that takes jobs.
     pub async fn hand(&self) -> Hand {
-        let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 1, mcp_servers: Vec::new() };
+        let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 100, mcp_servers: Vec::new(), lock_file: None };
         let membership = Membership::join(&self.app.store, &worker).await.expect("joined");
         let config = LeaseConfig { spool_dir: self.directory.clone(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.app.store, membership.id(), config).await.expect("leases");
@@ -260,6 +261,8 @@ async fn app_in(directory: &Path, settings: &[(&str, &str)]) -> App {
         ("DATABASE_URL", &database),
         ("REDIS_URL", &socket),
         ("WORKSPACE_STORE", &workspaces),
+        // A hand has no heart.
+        ("WORKER_TTL", "1h"),
     ];
     for (place, setting) in all.iter_mut().zip(common.iter().chain(settings)) {
         *place = *setting;
@@ -267,6 +270,8 @@ async fn app_in(directory: &Path, settings: &[(&str, &str)]) -> App {
     let config = Config::from_env(&Env::of(all)).expect("valid settings");
     let draining = CancellationToken::new();
     let store = Box::pin(Store::open(&config.store, &draining)).await.expect("a store").expect("not told to stop");
+    // It ends with the server.
+    tokio::spawn(reconciler::run(store.clone(), draining.clone()));
     App::new(config, store, draining)
 }
 
@@ -517,8 +522,8 @@ impl Hand {
     /// The next job.
     pub async fn take(&mut self) -> Lease {
         let never = CancellationToken::new();
-        let lease = tokio::time::timeout(PATIENCE, self.leases.next(&never)).await.expect("a job in time");
-        lease.expect("a lease").expect("not told to stop")
+        let lease = tokio::time::timeout(PATIENCE, self.leases.next(1, &never)).await.expect("a job in time");
+        lease.expect("a lease").pop().expect("not told to stop")
     }
 }
 

@@ -15,7 +15,7 @@ use crate::stage::{Stage, new_key};
 
 /// A worker comes whose CLI has these tools.
 async fn announce(stage: &Stage, version: &str, tools: &[(&str, Category)]) {
-    let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1, mcp_servers: Vec::new() };
+    let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None };
     let worker = Membership::join(&stage.app.store, &worker).await.expect("joined");
     let announced = |(name, category): &(&str, Category)| AnnouncedTool {
         name: (*name).to_owned(),

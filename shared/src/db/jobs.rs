@@ -12,6 +12,7 @@ use crate::{
     Error, Result,
     consumption::{Bill, Consumption},
     event::StartReason,
+    failpoint,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
     job::{InvalidJobState, Job, JobError, JobResult, JobState, NanoUsd, Usage},
     jobs::{JobFilter, NewJob},
@@ -150,14 +151,17 @@ pub struct Limits {
     pub reclaims: u32,
     /// The longest wait for a worker.
     pub queue_timeout: Duration,
+    /// The most jobs of its owner that wait, this one among them.
+    pub queued: u32,
 }
 
 /// Whether a job's conversation goes on without it being in anybody's way: none before it has yet to end.
 const IS_NEXT: &str = "(session_id IS NULL OR NOT EXISTS (SELECT 1 FROM jobs earlier WHERE earlier.session_id = jobs.session_id
                         AND earlier.session_seq < jobs.session_seq AND earlier.state IN ('queued', 'running')))";
 
-/// Insert a queued job, at its `place` in its conversation. `None` when its idempotency key is taken. The database itself refuses a job that a
-/// budget or a cap does not admit.
+/// Insert a queued job, at its `place` in its conversation. `None` when its idempotency key is taken, or as many
+/// jobs of its owner wait as may. The database itself refuses a job that a budget or a cap does not admit.
+/// One without a conversation counts as rung for: whoever inserts it does that next.
 pub async fn insert(
     db: &impl ConnectionTrait,
     id: JobId,
@@ -171,8 +175,10 @@ pub async fn insert(
     job(
         db,
         "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
-                           max_failures, max_reclaims, reserved_nano_usd, session_id, session_seq, run_at, queue_deadline_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, {now}, {now} + $11, {now})
+                           max_failures, max_reclaims, reserved_nano_usd, session_id, session_seq, dispatched, run_at, queue_deadline_at,
+                           created_at)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, $15, {now}, {now} + $11, {now}
+         WHERE (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = $2 AND state = 'queued' LIMIT $16) AS waiting) < $16
          ON CONFLICT (user_id, idempotency_key) DO NOTHING
          RETURNING *",
         [
@@ -190,6 +196,8 @@ pub async fn insert(
             new.reservation.0.into(),
             session.map(SessionId::uuid).into(),
             seq.into(),
+            place.is_none().into(),
+            i64::from(limits.queued).into(),
         ],
     )
     .await
@@ -223,9 +231,11 @@ pub async fn states(db: &Db, ids: &[JobId]) -> Result<HashMap<JobId, JobState>> 
         id: Uuid,
         state: String,
     }
-    let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
-    let sql = format!("SELECT id, state FROM jobs WHERE id IN ({})", places.join(", "));
-    let found: Vec<Row> = rows(db.pool(), &sql, ids.iter().map(|id| id.uuid().into())).await?;
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = format!("SELECT id, state FROM jobs WHERE id IN ({})", places(0, ids));
+    let found: Vec<Row> = rows(db.pool(), &sql, values(ids)).await?;
     let unreadable =
         |source: InvalidJobState| Error::Internal { what: "a job's row holds what this version cannot read", source: source.into() };
     found.into_iter().map(|row| Ok((JobId::from_uuid(row.id), row.state.parse().map_err(unreadable)?))).collect()
@@ -284,23 +294,77 @@ pub async fn link_retry(db: &impl ConnectionTrait, dead_letter: JobId, retry: Jo
     job(db, "UPDATE jobs SET retry_of = $1 WHERE id = $2 RETURNING *", both).await
 }
 
-/// How many queued jobs go before this one.
-pub async fn position(db: &Db, waiting: &Job) -> Result<u64> {
-    let sql = "SELECT count(*) AS n FROM jobs WHERE state = 'queued' AND (priority > $1 OR (priority = $1 AND id < $2))";
-    let count: Option<Count> = row(db.pool(), sql, [waiting.spec.priority.rank().into(), waiting.id.uuid().into()]).await?;
+/// How many jobs of its owner go before this queued one.
+pub async fn own_place(db: &Db, waiting: &Job) -> Result<u64> {
+    let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND state = 'queued' AND (priority > $2 OR (priority = $2 AND id < $3))";
+    let values = [waiting.user_id.uuid().into(), waiting.spec.priority.rank().into(), waiting.id.uuid().into()];
+    let count: Option<Count> = row(db.pool(), sql, values).await?;
     Ok(count.and_then(|count| u64::try_from(count.n).ok()).unwrap_or(0))
 }
 
-/// Note that a job was rung for, unless it moved since.
-pub async fn mark_dispatched(db: &Db, id: JobId, attempt: u32) -> Result<()> {
-    let sql = "UPDATE jobs SET dispatched = TRUE WHERE id = $1 AND attempt = $2 AND state = 'queued'";
-    execute(db.pool(), sql, [id.uuid().into(), number(attempt).into()]).await?;
-    Ok(())
+/// A user whose jobs wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    pub user: UserId,
+    /// How many places they get for one of the others.
+    pub weight: u32,
+    /// How many of their jobs are counted.
+    pub jobs: u64,
 }
 
-/// A claim that was refused while the job still waits: it must be rung for again.
-pub async fn mark_undispatched(db: &Db, id: JobId) -> Result<()> {
-    execute(db.pool(), "UPDATE jobs SET dispatched = FALSE WHERE id = $1 AND state = 'queued'", [id.uuid().into()]).await?;
+#[derive(FromQueryResult)]
+struct WaiterRow {
+    user_id: Uuid,
+    queue_weight: Option<i32>,
+    jobs: i64,
+}
+
+impl From<WaiterRow> for Waiter {
+    fn from(row: WaiterRow) -> Self {
+        Self {
+            user: UserId::from_uuid(row.user_id),
+            weight: row.queue_weight.map_or(1, count).max(1),
+            jobs: u64::try_from(row.jobs).unwrap_or(0),
+        }
+    }
+}
+
+/// Everybody whose jobs wait, and how many.
+pub async fn waiters(db: &Db) -> Result<Vec<Waiter>> {
+    let sql = "SELECT user_id, queue_weight, jobs FROM (SELECT user_id, count(*) AS jobs FROM jobs WHERE state = 'queued' GROUP BY user_id) AS waiting
+               JOIN users ON users.id = user_id";
+    Ok(rows::<WaiterRow>(db.pool(), sql, []).await?.into_iter().map(Waiter::from).collect())
+}
+
+/// How long the last of the jobs that ended ran, on average. `None` where none did.
+pub async fn mean_run(db: &Db) -> Result<Option<Duration>> {
+    #[derive(FromQueryResult)]
+    struct Mean {
+        ms: Option<i64>,
+    }
+    let sql = "SELECT CAST(avg(finished_at - started_at) AS BIGINT) AS ms
+               FROM (SELECT finished_at, started_at FROM jobs WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 50) AS ended
+               WHERE started_at IS NOT NULL";
+    let mean: Option<Mean> = row(db.pool(), sql, []).await?;
+    Ok(mean.and_then(|mean| u64::try_from(mean.ms?).ok()).map(Duration::from_millis))
+}
+
+/// The places of so many ids in a statement, after `before` other values.
+fn places(before: usize, ids: &[JobId]) -> String {
+    (1..=ids.len()).map(|place| format!("${}", before + place)).collect::<Vec<_>>().join(", ")
+}
+
+fn values(ids: &[JobId]) -> impl Iterator<Item = Value> {
+    ids.iter().map(|id| id.uuid().into())
+}
+
+/// Those of these jobs that still wait have to be rung for again.
+pub async fn mark_undispatched(db: &Db, ids: &[JobId]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sql = format!("UPDATE jobs SET dispatched = FALSE WHERE id IN ({}) AND state = 'queued' AND dispatched", places(0, ids));
+    execute(db.pool(), &sql, values(ids)).await?;
     Ok(())
 }
 
@@ -316,22 +380,63 @@ impl Waiting {
     }
 }
 
-/// Jobs that may run and were not rung for, oldest first, with how often each was claimed.
-pub async fn to_dispatch(db: &Db, limit: u32) -> Result<Vec<(JobId, u32)>> {
+/// Everybody whose jobs wait for a place, and how many of their jobs have one.
+pub async fn without_place(db: &Db) -> Result<Vec<Waiter>> {
+    // From one user to the next by the index, however many jobs each has.
+    const NEXT: &str = "SELECT user_id FROM jobs WHERE state = 'queued' AND NOT dispatched";
     let sql = format!(
-        "SELECT id, attempt FROM jobs WHERE state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT} ORDER BY run_at LIMIT $1"
+        "WITH RECURSIVE waiting (user_id) AS (
+             SELECT user_id FROM ({NEXT} ORDER BY user_id LIMIT 1) AS first
+             UNION ALL
+             SELECT ({NEXT} AND jobs.user_id > waiting.user_id ORDER BY user_id LIMIT 1) FROM waiting WHERE waiting.user_id IS NOT NULL
+         )
+         SELECT waiting.user_id, queue_weight,
+                (SELECT count(*) FROM jobs WHERE jobs.user_id = waiting.user_id AND state = 'running') +
+                (SELECT count(*) FROM jobs WHERE jobs.user_id = waiting.user_id AND state = 'queued' AND dispatched) AS jobs
+         FROM waiting JOIN users ON users.id = waiting.user_id"
     );
-    let waiting: Vec<Waiting> = rows(db.pool(), &sql, [i64::from(limit).into()]).await?;
+    Ok(rows::<WaiterRow>(db.pool(), &sql, []).await?.into_iter().map(Waiter::from).collect())
+}
+
+/// The next jobs of a user that may run and have no place: by priority, then as they came.
+pub async fn next_of(db: &Db, user: UserId, limit: u64) -> Result<Vec<(JobId, u32)>> {
+    let sql = format!(
+        "SELECT id, attempt FROM jobs WHERE user_id = $1 AND state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT}
+         ORDER BY priority DESC, id LIMIT $2"
+    );
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let waiting: Vec<Waiting> = rows(db.pool(), &sql, [user.uuid().into(), limit.into()]).await?;
     Ok(waiting.into_iter().map(Waiting::into_pair).collect())
 }
 
+/// Give these jobs their places, if they still wait for one: whoever asks rings for them next.
+pub async fn give_places(db: &Db, ids: &[JobId]) -> Result<Vec<(JobId, u32)>> {
+    let sql = format!(
+        "UPDATE jobs SET dispatched = TRUE WHERE id IN ({}) AND state = 'queued' AND NOT dispatched RETURNING id, attempt",
+        places(0, ids)
+    );
+    let given: Vec<Waiting> = rows(db.pool(), &sql, values(ids)).await?;
+    Ok(given.into_iter().map(Waiting::into_pair).collect())
+}
+
+/// Jobs that wait and count as rung for.
+pub async fn with_place(db: &Db, limit: u32) -> Result<Vec<JobId>> {
+    #[derive(FromQueryResult)]
+    struct Id {
+        id: Uuid,
+    }
+    let sql = "SELECT id FROM jobs WHERE state = 'queued' AND dispatched ORDER BY id LIMIT $1";
+    let ids: Vec<Id> = rows(db.pool(), sql, [i64::from(limit).into()]).await?;
+    Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
+}
+
 /// The job of a conversation that may run and was not rung for.
-pub async fn next_in(db: &Db, session: SessionId) -> Result<Option<(JobId, u32)>> {
+pub async fn next_in(db: &Db, session: SessionId) -> Result<Option<JobId>> {
     let sql = format!(
         "SELECT id, attempt FROM jobs WHERE session_id = $1 AND state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT}
          ORDER BY session_seq LIMIT 1"
     );
-    Ok(row::<Waiting>(db.pool(), &sql, [session.uuid().into()]).await?.map(Waiting::into_pair))
+    Ok(row::<Waiting>(db.pool(), &sql, [session.uuid().into()]).await?.map(|next| next.into_pair().0))
 }
 
 /// Whether a job of this conversation runs.
@@ -362,18 +467,24 @@ pub async fn turns(db: &Db, session: SessionId, before: Option<JobId>, limit: u3
     jobs(db.pool(), &sql, values).await
 }
 
-/// Give a queued job to a living worker. `None` when it may not run, or not there, or not yet.
-pub async fn claim(db: &Db, id: JobId, worker: WorkerId) -> Result<Option<Job>> {
+/// Give queued jobs to a living worker: those of them that may run, there and now.
+pub async fn claim(db: &Db, ids: &[JobId], worker: WorkerId) -> Result<Vec<Job>> {
     // The lock on the worker's row makes a claim and a death sentence see each other.
     let sql = format!(
-        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $2 AND NOT dead AND NOT drain_requested {{for_share}})
-         UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $2, started_at = {{now}},
+        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $1 AND NOT dead AND NOT drain_requested {{for_share}})
+         UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $1, started_at = {{now}},
                          streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
-         WHERE id = $1 AND state = 'queued' AND run_at <= {{now}} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)
+         WHERE id IN ({}) AND state = 'queued' AND run_at <= {{now}} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)
            AND {IS_NEXT}
-         RETURNING *"
+         RETURNING *",
+        places(1, ids)
     );
-    job(db.pool(), &sql, [id.uuid().into(), worker.uuid().into()]).await
+    jobs(db.pool(), &sql, std::iter::once(worker.uuid().into()).chain(values(ids))).await
+}
+
+/// These jobs.
+pub async fn get_all(db: &Db, ids: &[JobId]) -> Result<Vec<Job>> {
+    jobs(db.pool(), &format!("SELECT * FROM jobs WHERE id IN ({})", places(0, ids)), values(ids)).await
 }
 
 /// Note that a client may have seen output of this attempt. False when fenced.
@@ -475,6 +586,13 @@ pub enum Move<'a> {
 const REPORT: &str = "model = COALESCE($4, model), usage = COALESCE($5, usage), cost_nano_usd = cost_nano_usd + $6, start_ms = $7,
                       first_token_ms = $8, stderr_tail = $9, running_usage = NULL";
 const HELD: &str = "WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND state = 'running' RETURNING *";
+/// The same of whoever claims to hold it, for a test that has to see this go wrong.
+const UNFENCED: &str = "WHERE id = $1 AND $2 = $2 AND $3 = $3 AND state = 'running' RETURNING *";
+
+/// What stands between a job and whoever lost it.
+fn fence() -> &'static str {
+    if failpoint::is_off("lease.fence") { UNFENCED } else { HELD }
+}
 
 /// Move a job, as it was claimed, on behalf of its lease holder. `None` when fenced.
 pub async fn settle(
@@ -495,10 +613,11 @@ pub async fn settle(
         span(report.first_token_ms).into(),
         report.stderr_tail.as_deref().map(plain).into(),
     ]);
+    let fence = fence();
     let sql = match next {
         Move::End { state, result, error } => {
             values.extend([state.as_str().into(), result.map(text).into(), error.map(text).into()]);
-            format!("UPDATE jobs SET {REPORT}, state = $10, result = $11, error = $12, finished_at = {{now}} {HELD}")
+            format!("UPDATE jobs SET {REPORT}, state = $10, result = $11, error = $12, finished_at = {{now}} {fence}")
         }
         Move::Retry { exhausted, delay, queue_timeout } => {
             values.extend([text(exhausted).into(), ms(delay).into(), ms(queue_timeout).into()]);
@@ -510,7 +629,7 @@ pub async fn settle(
                         error = CASE WHEN {last} THEN $10 END,
                         dead_letter = CASE WHEN {last} THEN TRUE ELSE FALSE END,
                         finished_at = CASE WHEN {over} THEN {{now}} END,
-                        run_at = {{now}} + $11, queue_deadline_at = {{now}} + $11 + $12 {HELD}"
+                        run_at = {{now}} + $11, queue_deadline_at = {{now}} + $11 + $12 {fence}"
             )
         }
         Move::HandBack { queue_timeout } => {
@@ -519,7 +638,7 @@ pub async fn settle(
                 "UPDATE jobs SET {REPORT}, dispatched = FALSE, start_reason = 'drained',
                         state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
                         finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN {{now}} END,
-                        run_at = {{now}}, queue_deadline_at = {{now}} + $10 {HELD}"
+                        run_at = {{now}}, queue_deadline_at = {{now}} + $10 {fence}"
             )
         }
     };
@@ -644,10 +763,18 @@ pub async fn to_finalize(db: &Db, older_than: Duration, limit: u32) -> Result<Ve
     Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
 }
 
-/// Note that a job's whole log, its end included, reached Redis and its doorbell is gone.
-pub async fn mark_finalized(db: &Db, id: JobId) -> Result<()> {
-    execute(db.pool(), "UPDATE jobs SET finalized = TRUE WHERE id = $1", [id.uuid().into()]).await?;
+/// Note that the whole logs of these jobs, their ends included, reached Redis and their doorbells are gone.
+pub async fn mark_finalized(db: &Db, ids: &[JobId]) -> Result<()> {
+    let sql = format!("UPDATE jobs SET finalized = TRUE WHERE id IN ({})", places(0, ids));
+    execute(db.pool(), &sql, values(ids)).await?;
     Ok(())
+}
+
+/// Forget idempotency keys that are so old; how many there were.
+pub async fn forget_idempotency_keys(db: &Db, older_than: Duration, limit: u32) -> Result<u64> {
+    let sql = "UPDATE jobs SET idempotency_key = NULL, request_hash = NULL WHERE id IN
+                   (SELECT id FROM jobs WHERE idempotency_key IS NOT NULL AND created_at <= {now} - $1 ORDER BY created_at LIMIT $2)";
+    execute(db.pool(), sql, [ms(older_than).into(), i64::from(limit).into()]).await
 }
 
 /// The jobs of a user that have not ended, oldest first.

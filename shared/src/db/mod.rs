@@ -21,6 +21,7 @@ pub mod figures;
 pub mod jobs;
 pub mod leader;
 pub mod logins;
+pub mod session_lock;
 pub mod sessions;
 pub mod stats;
 pub mod tools;
@@ -85,6 +86,11 @@ impl Db {
         let options =
             TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
         self.pool.begin_with_options(options).await.map_err(error)
+    }
+
+    /// Which kind of database it is.
+    pub fn backend(&self) -> DbBackend {
+        self.pool.get_database_backend()
     }
 
     /// The connections themselves, for a single statement.

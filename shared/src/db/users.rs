@@ -24,6 +24,7 @@ pub struct Row {
     disabled: bool,
     rate_limit_per_hour: Option<i32>,
     max_concurrent_jobs: Option<i32>,
+    queue_weight: Option<i32>,
     daily_budget_nano_usd: Option<i64>,
     created_at: i64,
     last_login_at: Option<i64>,
@@ -45,6 +46,7 @@ impl TryFrom<Row> for User {
                 rate_limit_per_hour: count(row.rate_limit_per_hour),
                 max_concurrent_jobs: count(row.max_concurrent_jobs),
                 daily_budget: row.daily_budget_nano_usd.map(NanoUsd),
+                queue_weight: count(row.queue_weight),
             },
             created_at: Timestamp::from_unix_ms(row.created_at),
             last_login_at: row.last_login_at.map(Timestamp::from_unix_ms),
@@ -88,8 +90,8 @@ pub async fn insert(db: &impl ConnectionTrait, new: &NewUser) -> Result<Option<U
     user(
         db,
         "INSERT INTO users (id, email, email_folded, name, password_hash, role, rate_limit_per_hour, max_concurrent_jobs,
-                            daily_budget_nano_usd, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}, {now})
+                            daily_budget_nano_usd, queue_weight, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {now}, {now})
          ON CONFLICT (email_folded) DO NOTHING
          RETURNING *",
         [
@@ -102,6 +104,7 @@ pub async fn insert(db: &impl ConnectionTrait, new: &NewUser) -> Result<Option<U
             limit(new.limits.rate_limit_per_hour),
             limit(new.limits.max_concurrent_jobs),
             new.limits.daily_budget.map(|budget| budget.0).into(),
+            limit(new.limits.queue_weight),
         ],
     )
     .await
@@ -167,7 +170,7 @@ fn pattern(query: &str) -> String {
 /// Write what may change of a user whose row is held. Fails with [`Error::EmailTaken`].
 pub async fn update(db: &impl ConnectionTrait, user: &User) -> Result<()> {
     let sql = "UPDATE users SET email = $2, email_folded = $3, name = $4, role = $5, disabled = $6, rate_limit_per_hour = $7,
-                      max_concurrent_jobs = $8, daily_budget_nano_usd = $9, updated_at = {now} WHERE id = $1";
+                      max_concurrent_jobs = $8, daily_budget_nano_usd = $9, queue_weight = $10, updated_at = {now} WHERE id = $1";
     let values = [
         user.id.uuid().into(),
         user.email.as_str().into(),
@@ -178,6 +181,7 @@ pub async fn update(db: &impl ConnectionTrait, user: &User) -> Result<()> {
         limit(user.limits.rate_limit_per_hour),
         limit(user.limits.max_concurrent_jobs),
         user.limits.daily_budget.map(|budget| budget.0).into(),
+        limit(user.limits.queue_weight),
     ];
     let taken = |refusal: DbErr| match refusal.sql_err() {
         Some(SqlErr::UniqueConstraintViolation(_)) => Error::EmailTaken,

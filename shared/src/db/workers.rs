@@ -20,14 +20,15 @@ pub struct NewRow<'a> {
     pub version: &'a str,
     pub slots: u32,
     pub mcp_servers: &'a [String],
+    pub lock_file: Option<&'a str>,
 }
 
 pub async fn insert(db: &Db, worker: NewRow<'_>) -> Result<()> {
     let slots = i32::try_from(worker.slots).unwrap_or(i32::MAX);
     execute(
         db.pool(),
-        "INSERT INTO workers (id, name, host, version, slots, mcp_servers, started_at, last_beat_at)
-         VALUES ($1, $2, $3, $4, $5, $6, {now}, {now})",
+        "INSERT INTO workers (id, name, host, version, slots, mcp_servers, lock_file, started_at, last_beat_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, {now}, {now})",
         [
             worker.id.uuid().into(),
             worker.name.into(),
@@ -35,6 +36,7 @@ pub async fn insert(db: &Db, worker: NewRow<'_>) -> Result<()> {
             worker.version.into(),
             slots.into(),
             serde_json::to_string(worker.mcp_servers).expect("names are text").into(),
+            worker.lock_file.into(),
         ],
     )
     .await?;
@@ -144,15 +146,32 @@ pub async fn find(db: &impl ConnectionTrait, worker: WorkerId) -> Result<Option<
     Ok(row::<Row>(db, &format!("{SHOWN} WHERE id = $1"), [worker.uuid().into()]).await?.map(Worker::from))
 }
 
-/// A living worker's beat, as the leader watches it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromQueryResult)]
+/// What the leader watches of a living worker.
+#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
 pub struct Pulse {
     pub id: Uuid,
     pub beat: i64,
+    pub slots: i32,
+    /// Whether it takes jobs.
+    pub takes: bool,
+    pub host: String,
+    pub lock_file: Option<String>,
 }
 
 pub async fn pulses(db: &Db) -> Result<Vec<Pulse>> {
-    rows(db.pool(), "SELECT id, beat FROM workers WHERE NOT dead", []).await
+    let sql = "SELECT id, beat, slots, NOT (draining OR drain_requested) AS takes, host, lock_file FROM workers WHERE NOT dead";
+    rows(db.pool(), sql, []).await
+}
+
+/// How many jobs the living workers can run at once, those that take no more left out.
+pub async fn slots(db: &Db) -> Result<u64> {
+    #[derive(FromQueryResult)]
+    struct Sum {
+        slots: i64,
+    }
+    let sql = "SELECT CAST(COALESCE(sum(slots), 0) AS BIGINT) AS slots FROM workers WHERE NOT (dead OR draining OR drain_requested)";
+    let sum: Option<Sum> = row(db.pool(), sql, []).await?;
+    Ok(sum.and_then(|sum| u64::try_from(sum.slots).ok()).unwrap_or(0))
 }
 
 /// Declare a worker dead if it did not beat since `beat` was seen. False when it did, or was dead.

@@ -6,6 +6,12 @@ use crate::id::{ApiKeyId, JobId, SessionId, UserId};
 pub const WORK: &str = "{q}:work";
 /// Hash: job → its entry in [`WORK`].
 pub const INDEX: &str = "{q}:idx";
+/// How many jobs the workers can run at once: the most entries of [`WORK`].
+pub const SLOTS: &str = "{q}:slots";
+/// There while jobs wait for a place in [`WORK`].
+pub const BACKLOG: &str = "{q}:backlog";
+/// Where it is announced that a place became free, or may be needed.
+pub const ROOM: &str = "{q}:room";
 /// The consumer group of all workers.
 pub const GROUP: &str = "w";
 /// The leader's stamp: who led when, by the database's clock. Stale: nobody can reach the database.

@@ -11,7 +11,7 @@ use fred::{
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -108,6 +108,11 @@ impl Signals {
         self.listen(keys::jobs_of(user)).await.map(UserLine)
     }
 
+    /// Hear where places become free in the queue. Whatever is missed is found by looking.
+    pub async fn subscribe_room(&self) -> RoomLine {
+        RoomLine { signals: self.clone(), line: self.listen(keys::ROOM.to_owned()).await.ok() }
+    }
+
     async fn listen(&self, channel: String) -> Result<Line> {
         let (reply, answer) = oneshot::channel();
         let gone = || Error::Unavailable { service: "redis", source: "the subscriber has stopped".into() };
@@ -140,6 +145,29 @@ impl UserLine {
             Heard::Message(payload) => Uuid::try_parse_ascii(&payload).ok().map(JobId::from_uuid),
             Heard::Missed => None,
         }
+    }
+}
+
+/// The end of one who gives places away.
+pub struct RoomLine {
+    signals: Signals,
+    line: Option<Line>,
+}
+
+impl RoomLine {
+    /// A place may be free; those announced meanwhile count once. Cancel-safe.
+    pub async fn next(&mut self) {
+        let line = loop {
+            match &mut self.line {
+                Some(line) => break line,
+                None => {
+                    sleep(PROBE).await;
+                    self.line = self.signals.listen(keys::ROOM.to_owned()).await.ok();
+                }
+            }
+        };
+        line.next().await;
+        while line.messages.try_recv().is_ok() {}
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
 
 const MAX_RATE_LIMIT: u32 = 1_000_000;
 const MAX_JOBS: u32 = 10_000;
+const MAX_WEIGHT: u32 = 1_000;
 const MAX_BUDGET_USD: f64 = 1_000_000.0;
 
 /// The operations on accounts.
@@ -62,6 +63,9 @@ struct CreateUser {
     /// What the jobs of one UTC day may cost; no end if absent.
     #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1000000")))]
     daily_budget_usd: Option<f64>,
+    /// Turns for one of the others while jobs wait for a worker; 1 if absent.
+    #[oai(nullable, validator(minimum(value = "1"), maximum(value = "1000")))]
+    queue_weight: Option<u32>,
 }
 
 /// What to change of an account; what is absent stays.
@@ -98,6 +102,10 @@ struct UpdateUser {
     #[serde(default)]
     #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1000000")))]
     daily_budget_usd: MaybeUndefined<f64>,
+    /// Turns for one of the others while jobs wait for a worker; null: 1.
+    #[serde(default)]
+    #[oai(nullable, validator(minimum(value = "1"), maximum(value = "1000")))]
+    queue_weight: MaybeUndefined<u32>,
 }
 
 /// An account, and what it has and does.
@@ -185,6 +193,7 @@ impl UsersApi {
                 rate_limit_per_hour: body.rate_limit_per_hour,
                 max_concurrent_jobs: body.max_concurrent_jobs,
                 daily_budget: body.daily_budget_usd.map(NanoUsd::from_usd),
+                queue_weight: body.queue_weight,
             },
         };
         let user = app.users.create(new, &auth.by()).await?;
@@ -269,6 +278,7 @@ impl UpdateUser {
             disabled: self.disabled,
             rate_limit_per_hour: self.rate_limit_per_hour.into(),
             max_concurrent_jobs: self.max_concurrent_jobs.into(),
+            queue_weight: self.queue_weight.into(),
             daily_budget: budget.map(|budget| budget.map(NanoUsd::from_usd)),
             password,
             keep_family: None,
@@ -282,7 +292,7 @@ impl Check for CreateUser {
         check_email(&mut faults, &self.email);
         check_password(&mut faults, &self.password.0);
         check_name(&mut faults, self.name.as_deref());
-        check_limits(&mut faults, self.rate_limit_per_hour, self.max_concurrent_jobs, self.daily_budget_usd);
+        check_limits(&mut faults, self.rate_limit_per_hour, self.max_concurrent_jobs, self.queue_weight, self.daily_budget_usd);
         faults.into()
     }
 }
@@ -298,13 +308,16 @@ impl Check for UpdateUser {
         }
         check_name(&mut faults, self.name.as_ref().take().map(String::as_str));
         let (rate, jobs) = (self.rate_limit_per_hour.as_ref().take(), self.max_concurrent_jobs.as_ref().take());
-        check_limits(&mut faults, rate.copied(), jobs.copied(), self.daily_budget_usd.as_ref().take().copied());
+        let (weight, budget) = (self.queue_weight.as_ref().take(), self.daily_budget_usd.as_ref().take());
+        check_limits(&mut faults, rate.copied(), jobs.copied(), weight.copied(), budget.copied());
         faults.into()
     }
 }
 
-fn check_limits(faults: &mut Faults, rate: Option<u32>, jobs: Option<u32>, budget: Option<f64>) {
-    for (pointer, number, max) in [("/rate_limit_per_hour", rate, MAX_RATE_LIMIT), ("/max_concurrent_jobs", jobs, MAX_JOBS)] {
+fn check_limits(faults: &mut Faults, rate: Option<u32>, jobs: Option<u32>, weight: Option<u32>, budget: Option<f64>) {
+    let counts =
+        [("/rate_limit_per_hour", rate, MAX_RATE_LIMIT), ("/max_concurrent_jobs", jobs, MAX_JOBS), ("/queue_weight", weight, MAX_WEIGHT)];
+    for (pointer, number, max) in counts {
         let is_within = number.is_none_or(|number| (1..=max).contains(&number));
         faults.unless(is_within, pointer, format!("must be from 1 to {max}"));
     }
@@ -339,6 +352,8 @@ mod tests {
             (json!({"rate_limit_per_hour": 0}), "/rate_limit_per_hour"),
             (json!({"rate_limit_per_hour": 1_000_001}), "/rate_limit_per_hour"),
             (json!({"max_concurrent_jobs": 10_001}), "/max_concurrent_jobs"),
+            (json!({"queue_weight": 0}), "/queue_weight"),
+            (json!({"queue_weight": 1_001}), "/queue_weight"),
             (json!({"daily_budget_usd": -0.01}), "/daily_budget_usd"),
             (json!({"daily_budget_usd": 1_000_000.01}), "/daily_budget_usd"),
             (json!({"name": ""}), "/name"),

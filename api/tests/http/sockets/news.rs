@@ -140,7 +140,7 @@ async fn admins_watch_workers_and_queue_as_long_as_they_are_admins() {
     let mut hand = stage.hand().await;
     let joined = system(&mut socket, |news| news["workers"][0]["state"] == "active").await;
     assert_eq!(joined["queue"]["queued"], 1);
-    assert_eq!((&joined["workers"][0]["id"], &joined["workers"][0]["slots"]), (&json!(hand.id()), &json!(1)), "{joined}");
+    assert_eq!((&joined["workers"][0]["id"], &joined["workers"][0]["slots"]), (&json!(hand.id()), &json!(100)), "{joined}");
     let _lease = hand.take().await;
     stage.app.workers.drain(hand.id(), &By::default()).await.expect("told to drain");
     let draining = system(&mut socket, |news| news["workers"][0]["state"] == "draining").await;
