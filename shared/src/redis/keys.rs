@@ -14,7 +14,7 @@ pub const BACKLOG: &str = "{q}:backlog";
 pub const ROOM: &str = "{q}:room";
 /// The consumer group of all workers.
 pub const GROUP: &str = "w";
-/// The leader's stamp: who led when, by the database's clock. Stale: nobody can reach the database.
+/// The leader's stamp, another one each time it has reached the database. Gone: nobody reaches it.
 pub const LEADER_STAMP: &str = "leader:stamp";
 
 /// Where it is announced that a user's rights changed: each message is the user's UUID.
