@@ -104,7 +104,7 @@ pub async fn ring_for_next(store: &Store, ended: &Job) {
     let Some(session) = ended.session_id else { return };
     let rung = async {
         match table::next_in(store.db(), session).await? {
-            Some(next) => ring_for_turn(store, next).await,
+            Some(next) => ring_for_turn(store, next).await.map(drop),
             None => Ok(()),
         }
     };
@@ -113,19 +113,23 @@ pub async fn ring_for_next(store: &Store, ended: &Job) {
     }
 }
 
-/// Ring for a job whose turn in its conversation it is, unless somebody else does.
-pub async fn ring_for_turn(store: &Store, next: JobId) -> Result<()> {
+/// Ring for a job whose turn in its conversation it is, unless somebody else does. Whether it has a place.
+pub async fn ring_for_turn(store: &Store, next: JobId) -> Result<bool> {
     match table::give_places(store.db(), &[next]).await?.as_slice() {
         [(job, 0)] => ring(store, *job, Turn::Last).await,
-        [(job, _)] => wait_for_place(store, &[*job]).await,
-        _ => Ok(()),
+        [(job, _)] => wait_for_place(store, &[*job]).await.map(|()| false),
+        _ => Ok(true),
     }
 }
 
-/// Ring for a job that counts as rung for by now, or let it wait for a place. Where Redis is away the leader finds
-/// that nobody rang.
-pub async fn ring(store: &Store, job: JobId, turn: Turn) -> Result<()> {
-    if queue::dispatch(store.redis(), job, turn).await? { Ok(()) } else { wait_for_place(store, &[job]).await }
+/// Ring for a job that counts as rung for by now, or let it wait for a place. Whether it has one. Where Redis is away
+/// the leader finds that nobody rang.
+pub async fn ring(store: &Store, job: JobId, turn: Turn) -> Result<bool> {
+    let has_place = queue::dispatch(store.redis(), job, turn).await?;
+    if !has_place {
+        wait_for_place(store, &[job]).await?;
+    }
+    Ok(has_place)
 }
 
 /// These jobs wait for a place, which the leader gives them in their turn.
@@ -141,9 +145,7 @@ pub async fn finalize(store: &Store, id: JobId) -> Result<()> {
     if let Some(packed) = table::find_log(store.db(), id).await? {
         append_missing(store, id, &unpack(&packed)?).await?;
     }
-    queue::done(store.redis(), id, None).await?;
-    store.finalized().note(id);
-    Ok(())
+    queue::done(store.redis(), id, None).await
 }
 
 async fn append_missing(store: &Store, id: JobId, events: &[Event]) -> Result<()> {

@@ -465,6 +465,8 @@ pub struct Job {
     pub start_reason: StartReason,
     /// When a queued job may be claimed.
     pub run_at: Timestamp,
+    /// Whether it was rung for, or is about to be: nobody goes before it any more.
+    pub has_place: bool,
     /// Whether it was given up after all its tries.
     pub dead_letter: bool,
     /// The dead letter that it tries again.

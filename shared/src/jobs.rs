@@ -112,9 +112,9 @@ impl Jobs {
         failpoint::pass("api.before_insert");
         // Row first: what Redis loses or never hears, the leader rings for again.
         let refusal = match self.insert(&new, &request, &hash).await {
-            Ok(Some(job)) => {
+            Ok(Some(mut job)) => {
                 failpoint::pass("api.after_insert");
-                Box::pin(self.announce(&job)).await;
+                job.has_place = Box::pin(self.announce(&job)).await;
                 failpoint::pass("api.before_answer");
                 return Ok(Submitted { job, replayed: false });
             }
@@ -178,12 +178,12 @@ impl Jobs {
         }
     }
 
-    /// Ring for a job that was accepted, and tell who watches; the two go to Redis together.
-    async fn announce(&self, job: &Job) {
-        tokio::join!(self.ring(job), signals::announce_state(self.store.redis(), job.id, job.user_id));
+    /// Ring for a job that was accepted, and tell who watches; the two go to Redis together. Whether it has a place.
+    async fn announce(&self, job: &Job) -> bool {
+        tokio::join!(self.ring(job), signals::announce_state(self.store.redis(), job.id, job.user_id)).0
     }
 
-    async fn ring(&self, job: &Job) {
+    async fn ring(&self, job: &Job) -> bool {
         let ring = async {
             let Some(session) = job.session_id else {
                 return ending::ring(&self.store, job.id, Turn::Last).await;
@@ -191,13 +191,18 @@ impl Jobs {
             // Asked once the job is committed: who ends the one before it now rings for this one.
             match table::next_in(self.store.db(), session).await? {
                 Some(next) if next == job.id => ending::ring_for_turn(&self.store, next).await,
-                _ => Ok(()),
+                _ => Ok(false),
             }
         };
         let rung = tokio::time::timeout(DISPATCH_BUDGET, ring).await;
         failpoint::pass("api.after_ring");
-        if let Ok(Err(error)) = rung {
-            tracing::warn!(job.id = %job.id, %error, "Left job `{}` to the leader to dispatch", job.id);
+        match rung {
+            Ok(Ok(has_place)) => has_place,
+            Ok(Err(error)) => {
+                tracing::warn!(job.id = %job.id, %error, "Left job `{}` to the leader to dispatch", job.id);
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -294,12 +299,16 @@ impl Jobs {
         let job = table::link_retry(&transaction, id, retry).await?.ok_or_else(lost)?;
         audit::insert(&transaction, by, Action::JobRetry, Some(id.to_string()), Some(json!({ "retried_as": retry }))).await?;
         db::commit(transaction).await?;
-        Box::pin(self.announce(&job)).await;
+        let has_place = Box::pin(self.announce(&job)).await;
+        let job = Job { has_place, ..job };
         Ok(Some(Submitted { job, replayed: false }))
     }
 
     /// Where this queued job stands, as far as that can be told: others come and go.
     pub async fn place(&self, job: &Job) -> Result<Place> {
+        if job.has_place {
+            return Ok(Place { position: 0, estimated_wait: Some(Duration::ZERO) });
+        }
         let own = table::own_place(self.store.db(), job).await?;
         let line = self.line.look().await?;
         Ok(line.place(job.user_id, own))

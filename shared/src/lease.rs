@@ -381,9 +381,7 @@ impl Lease {
             return Err(Error::Unavailable { service: "redis", source: "the log could not be completed".into() });
         }
         failpoint::pass("worker.after_end");
-        queue::done(redis, settled.id, Some(&self.entry)).await?;
-        self.store.finalized().note(settled.id);
-        Ok(())
+        queue::done(redis, settled.id, Some(&self.entry)).await
     }
 }
 

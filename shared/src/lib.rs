@@ -46,7 +46,6 @@ pub mod workspaces;
 mod changes;
 mod db;
 mod ending;
-mod finalized;
 mod line;
 mod random;
 mod redis;

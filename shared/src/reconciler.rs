@@ -38,9 +38,6 @@ use places::Places;
 /// The most rows one look takes on; the rest waits for the next tick.
 const BATCH: u32 = 500;
 
-/// How long after its end a job is left to its own worker to announce.
-const SETTLING: Duration = Duration::from_secs(2);
-
 /// How often what is long gone is looked for: tokens that expired, contents of nobody.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -120,7 +117,6 @@ impl Reconciler {
         let has_lost_all = !queue::set_slots(self.store.redis(), slots).await?;
         self.audit.run(&self.store, has_lost_all).await?;
         self.places.give(&self.store, slots).await?;
-        self.announce_the_ended().await?;
         self.forget_the_gone();
         Ok(())
     }
@@ -198,13 +194,6 @@ impl Reconciler {
             let waited = job.spec.queue_timeout().as_secs();
             let error = JobError::new("queue_timeout", format!("no worker took the job within {waited} seconds"), true);
             ending::end_unheld(&self.store, &job, JobState::Failed, Some(&error)).await?;
-        }
-        Ok(())
-    }
-
-    async fn announce_the_ended(&self) -> Result<()> {
-        for job in table::to_finalize(self.store.db(), SETTLING, BATCH).await? {
-            ending::finalize(&self.store, job).await?;
         }
         Ok(())
     }

@@ -14,7 +14,6 @@ use crate::{
     changes::Changes,
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
-    finalized::Finalized,
     redis::{self, Purpose, signals::Signals},
     workspace::Bounds,
 };
@@ -28,7 +27,6 @@ struct Inner {
     redis: Client,
     signals: Signals,
     changes: Changes,
-    finalized: Finalized,
     database_url: SecretString,
     redis_url: SecretString,
     timing: Timing,
@@ -79,7 +77,6 @@ impl Store {
         let signals =
             patiently("redis", || async { Signals::connect(redis_url, changes.clone()).await.map_err(redis::unavailable) }).await?;
         Ok(Self(Arc::new(Inner {
-            finalized: Finalized::start(db.clone()),
             db,
             redis,
             signals,
@@ -136,11 +133,6 @@ impl Store {
     /// Where the database is.
     pub(crate) fn database_url(&self) -> &SecretString {
         &self.0.database_url
-    }
-
-    /// Where it is noted whose end everybody heard.
-    pub(crate) fn finalized(&self) -> &Finalized {
-        &self.0.finalized
     }
 
     /// Where the files of conversations are.

@@ -231,7 +231,7 @@ pub(crate) async fn forget_deleted(store: &Store) -> Result<()> {
         // A submit may have been on its way when the account was deleted, and so may a conversation.
         cancel_all(store, user).await?;
         sessions::mark_all_deleted(store.db().pool(), user).await?;
-        jobs::forget_ended(store.db(), user, BATCH).await?;
+        jobs::forget_ended(store.db().pool(), user, BATCH).await?;
         if table::forget(store.db(), user).await? {
             tracing::info!(user.id = %user, "Forgot the deleted user `{user}`");
         }

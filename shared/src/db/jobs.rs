@@ -52,6 +52,7 @@ struct Row {
     created_at: i64,
     started_at: Option<i64>,
     finished_at: Option<i64>,
+    dispatched: bool,
     dead_letter: bool,
     retry_of: Option<Uuid>,
     retried_as: Option<Uuid>,
@@ -106,6 +107,7 @@ impl TryFrom<Row> for Job {
             traceparent: row.traceparent,
             start_reason: start_reason(&row.start_reason)?,
             run_at: Timestamp::from_unix_ms(row.run_at),
+            has_place: row.dispatched,
             dead_letter: row.dead_letter,
             retry_of: row.retry_of.map(JobId::from_uuid),
             retried_as: row.retried_as.map(JobId::from_uuid),
@@ -179,7 +181,7 @@ pub async fn insert(
                            created_at)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, $15, {now}, {now} + $11, {now}
          WHERE (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = $2 AND state = 'queued' LIMIT $16) AS waiting) < $16
-         ON CONFLICT (user_id, idempotency_key) DO NOTHING
+         ON CONFLICT DO NOTHING
          RETURNING *",
         [
             id.uuid().into(),
@@ -244,6 +246,12 @@ pub async fn states(db: &Db, ids: &[JobId]) -> Result<HashMap<JobId, JobState>> 
 /// The jobs that `filter` lets through, newest first: those of one user, or of all.
 pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<Vec<Job>> {
     let mut conditions = vec![if filter.dead_letters { "dead_letter" } else { "TRUE" }.to_owned()];
+    match filter.state {
+        None => {}
+        Some(JobState::Completed) => conditions.push("state = 'completed'".to_owned()),
+        // In the words of the index that has them.
+        Some(state) => conditions.push(format!("state <> 'completed' AND state = '{state}'")),
+    }
     let mut values: Vec<Value> = Vec::new();
     let mut narrow = |comparison: &str, value: Value| {
         values.push(value);
@@ -251,9 +259,6 @@ pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<Ve
     };
     if let Some(user) = user {
         narrow("user_id =", user.uuid().into());
-    }
-    if let Some(state) = filter.state {
-        narrow("state =", state.as_str().into());
     }
     if let Some(session) = filter.session_id {
         narrow("session_id =", session.uuid().into());
@@ -273,7 +278,7 @@ struct Count {
 
 /// How many jobs of a user, or of one of their keys, have not ended.
 pub async fn active_count(db: &Db, user: UserId, key: Option<ApiKeyId>) -> Result<u64> {
-    let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND state IN ('queued', 'running')";
+    let sql = "SELECT count(*) AS n FROM jobs WHERE user_id = $1 AND state <> 'completed' AND state IN ('queued', 'running')";
     let found: Option<Count> = match key {
         Some(key) => row(db.pool(), &format!("{sql} AND api_key_id = $2"), [user.uuid().into(), key.uuid().into()]).await?,
         None => row(db.pool(), sql, [user.uuid().into()]).await?,
@@ -391,7 +396,7 @@ pub async fn without_place(db: &Db) -> Result<Vec<Waiter>> {
              SELECT ({NEXT} AND jobs.user_id > waiting.user_id ORDER BY user_id LIMIT 1) FROM waiting WHERE waiting.user_id IS NOT NULL
          )
          SELECT waiting.user_id, queue_weight,
-                (SELECT count(*) FROM jobs WHERE jobs.user_id = waiting.user_id AND state = 'running') +
+                (SELECT count(*) FROM jobs WHERE jobs.user_id = waiting.user_id AND state <> 'completed' AND state = 'running') +
                 (SELECT count(*) FROM jobs WHERE jobs.user_id = waiting.user_id AND state = 'queued' AND dispatched) AS jobs
          FROM waiting JOIN users ON users.id = waiting.user_id"
     );
@@ -751,25 +756,6 @@ pub async fn forget_logs(db: &Db, older_than: Duration, limit: u32) -> Result<u6
     execute(db.pool(), sql, [ms(older_than).into(), i64::from(limit).into()]).await
 }
 
-/// Jobs whose end may not be in Redis yet, oldest first.
-pub async fn to_finalize(db: &Db, older_than: Duration, limit: u32) -> Result<Vec<JobId>> {
-    #[derive(FromQueryResult)]
-    struct Id {
-        id: Uuid,
-    }
-    let sql = "SELECT id FROM jobs WHERE NOT finalized AND state IN ('completed', 'failed', 'cancelled') AND finished_at <= {now} - $1
-               ORDER BY finished_at LIMIT $2";
-    let ids: Vec<Id> = rows(db.pool(), sql, [ms(older_than).into(), i64::from(limit).into()]).await?;
-    Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
-}
-
-/// Note that the whole logs of these jobs, their ends included, reached Redis and their doorbells are gone.
-pub async fn mark_finalized(db: &Db, ids: &[JobId]) -> Result<()> {
-    let sql = format!("UPDATE jobs SET finalized = TRUE WHERE id IN ({})", places(0, ids));
-    execute(db.pool(), &sql, values(ids)).await?;
-    Ok(())
-}
-
 /// Forget idempotency keys that are so old; how many there were.
 pub async fn forget_idempotency_keys(db: &Db, older_than: Duration, limit: u32) -> Result<u64> {
     let sql = "UPDATE jobs SET idempotency_key = NULL, request_hash = NULL WHERE id IN
@@ -781,19 +767,26 @@ pub async fn forget_idempotency_keys(db: &Db, older_than: Duration, limit: u32) 
 pub async fn unended(db: &Db, user: UserId, limit: u32) -> Result<Vec<Job>> {
     jobs(
         db.pool(),
-        "SELECT * FROM jobs WHERE user_id = $1 AND state IN ('queued', 'running') ORDER BY id LIMIT $2",
+        "SELECT * FROM jobs WHERE user_id = $1 AND state <> 'completed' AND state IN ('queued', 'running') ORDER BY id LIMIT $2",
         [user.uuid().into(), i64::from(limit).into()],
     )
     .await
 }
 
-/// Forget jobs of a user that ended, and whose end everybody heard; how many there were.
-pub async fn forget_ended(db: &Db, user: UserId, limit: u32) -> Result<u64> {
-    execute(
-        db.pool(),
-        "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE user_id = $1 AND finalized
-                                       AND state IN ('completed', 'failed', 'cancelled') ORDER BY id LIMIT $2)",
-        [user.uuid().into(), i64::from(limit).into()],
-    )
-    .await
+/// Forget jobs of a user that ended, with all that is kept of them; how many there were.
+pub async fn forget_ended(db: &impl ConnectionTrait, user: UserId, limit: u32) -> Result<u64> {
+    #[derive(FromQueryResult)]
+    struct Id {
+        id: Uuid,
+    }
+    let sql = "SELECT id FROM jobs WHERE user_id = $1 AND state IN ('completed', 'failed', 'cancelled') ORDER BY id LIMIT $2";
+    let ended: Vec<Id> = rows(db, sql, [user.uuid().into(), i64::from(limit).into()]).await?;
+    let ids: Vec<JobId> = ended.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    for table in ["job_log", "job_events"] {
+        execute(db, &format!("DELETE FROM {table} WHERE job_id IN ({})", places(0, &ids)), values(&ids)).await?;
+    }
+    execute(db, &format!("DELETE FROM jobs WHERE id IN ({})", places(0, &ids)), values(&ids)).await
 }

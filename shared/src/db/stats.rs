@@ -294,7 +294,7 @@ pub async fn of_users(db: &Db, users: &[UserId]) -> Result<HashMap<UserId, UserA
         "SELECT id,
                 (SELECT count(*) FROM api_keys
                  WHERE user_id = users.id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > {{now}})) AS api_keys,
-                (SELECT count(*) FROM jobs WHERE user_id = users.id AND state = 'running') AS running,
+                (SELECT count(*) FROM jobs WHERE user_id = users.id AND state <> 'completed' AND state = 'running') AS running,
                 COALESCE((SELECT spent_nano_usd FROM spend WHERE user_id = users.id AND utc_day = {{now}} / 86400000), 0) AS spent
          FROM users WHERE id IN ({})",
         places.join(", ")

@@ -13,6 +13,7 @@ use super::dead;
 use crate::{
     Result,
     db::{jobs as table, workers},
+    ending,
     id::{JobId, WorkerId},
     job::JobState,
     redis::queue::{self, Account},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// How often the doorbells are gone through one by one.
-const OFTEN: Duration = Duration::from_secs(2);
+const OFTEN: Duration = Duration::from_secs(1);
 /// The most jobs that are looked up at once.
 const BATCH: u32 = 5_000;
 
@@ -68,6 +69,10 @@ impl Audit {
         let mut states = HashMap::new();
         for batch in jobs.chunks(BATCH as usize) {
             states.extend(table::states(store.db(), batch).await?);
+        }
+        // The doorbell of a job goes once its end is in Redis: whoever ended these did not come so far.
+        for job in account.index.keys().filter(|job| states.get(job).is_some_and(|state| state.is_terminal())) {
+            ending::finalize(store, *job).await?;
         }
         let strays = strays(&account, &states);
         let known = std::mem::replace(&mut self.strays, strays.keys().cloned().collect());

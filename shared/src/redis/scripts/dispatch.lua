@@ -6,6 +6,6 @@ if redis.call('HGET', KEYS[2], ARGV[2]) then return 1 end
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 if redis.call('XLEN', KEYS[1]) >= tonumber(redis.call('GET', KEYS[3]) or 0) then return 0 end
 -- From 0, never from $: nothing can fall between the stream and its group.
-redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM') end
 redis.call('HSET', KEYS[2], ARGV[2], redis.call('XADD', KEYS[1], '*', 'j', ARGV[2]))
 return 1
