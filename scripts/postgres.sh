@@ -1,6 +1,9 @@
 # A PostgreSQL of one's own, that forgets everything with its end.
 # shellcheck shell=bash
 
+# What it is started with beside the usual.
+postgres_options=()
+
 # Start one that keeps its data in `scratch`, known as `postgres`, and leave its address in
 # `TEST_POSTGRES_URL`.
 start_postgres() {
@@ -22,7 +25,8 @@ start_postgres() {
     step "${user[@]}" initdb -D "$home/data" --username postgres --pwfile "$home/password" --auth md5 --encoding UTF8 --no-locale \
         --no-sync >"$scratch/initdb.log" 2>&1 || fail "initdb failed: $(tail -n 3 "$scratch/initdb.log")"
     launch postgres "${user[@]}" postgres -D "$home/data" -k "$home" -h 127.0.0.1 -p "$port" \
-        -c max_connections=400 -c fsync=off -c full_page_writes=off -c synchronous_commit=off >"$scratch/postgres.log" 2>&1
+        -c max_connections=400 -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
+        "${postgres_options[@]}" >"$scratch/postgres.log" 2>&1
     await 30 "starting postgres" is_taken 127.0.0.1 "$port"
     export TEST_POSTGRES_URL=postgresql://postgres:$password@127.0.0.1:$port/postgres
 }

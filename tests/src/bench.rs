@@ -5,6 +5,7 @@ pub mod admission;
 pub mod direct;
 pub mod figures;
 pub mod past;
+pub mod protocol;
 pub mod service;
 pub mod streams;
 pub mod turns;

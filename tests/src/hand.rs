@@ -59,6 +59,11 @@ impl Hand {
         taken.pop().context("nobody stops it")
     }
 
+    /// The next jobs, whenever they come, and at most `room` of them. None once `stop` fired.
+    pub async fn next(&mut self, room: usize, stop: &CancellationToken) -> anyhow::Result<Vec<Lease>> {
+        Ok(self.leases.next(room, stop).await?)
+    }
+
     /// A job of `client`, taken.
     pub async fn begin(&mut self, client: &Client) -> anyhow::Result<Lease> {
         let id = client.say("by hand").await?;

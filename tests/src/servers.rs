@@ -50,6 +50,11 @@ impl RedisServer {
         &self.url
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &Path {
         Path::new(self.url.trim_start_matches("redis+unix://"))
@@ -108,6 +113,11 @@ impl TestDatabase {
         &self.url
     }
 
+    /// What its server calls it.
+    pub fn name(&self) -> anyhow::Result<&str> {
+        Ok(self.url.rsplit_once('/').context("an address names a database")?.1)
+    }
+
     /// Break every connection of a PostgreSQL database and refuse new ones.
     pub async fn shut(&self) -> anyhow::Result<()> {
         let (name, admin) = self.admin().await?;
@@ -124,8 +134,7 @@ impl TestDatabase {
     }
 
     async fn admin(&self) -> anyhow::Result<(&str, DatabaseConnection)> {
-        let (_, name) = self.url.rsplit_once('/').context("an address names a database")?;
-        Ok((name, connect(&postgres_server()?).await?))
+        Ok((self.name()?, connect(&postgres_server()?).await?))
     }
 
     /// How many rows there are: `rows` is what follows `FROM`.

@@ -14,6 +14,10 @@ use tests::{
         direct::Direct,
         figures::{Columns, Figures, head, row},
         past::Past,
+        protocol::{
+            self,
+            hands::{self, Serve},
+        },
         service,
         streams::{
             bare, claim, fan_out, first_event, flood, idle,
@@ -62,6 +66,9 @@ struct Args {
     /// Rounds of jobs that are claimed and no more; 0 leaves them out
     #[arg(long, default_value_t = 300)]
     claims: usize,
+    /// Jobs that are submitted, claimed and settled, and no more; 0 leaves them out
+    #[arg(long, default_value_t = 6_000)]
+    protocol: usize,
     /// Watchers of one job that is busy; 0 leaves them out
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
@@ -81,6 +88,9 @@ enum Part {
     /// Serve what comes in
     #[command(hide = true)]
     Bare,
+    /// Settle jobs
+    #[command(hide = true)]
+    Hands(Serve),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -88,6 +98,7 @@ fn main() -> anyhow::Result<()> {
     match &args.part {
         Some(Part::Watchers(watch)) => watchers::run(watch),
         Some(Part::Bare) => bare::run(),
+        Some(Part::Hands(serve)) => hands::run(serve),
         None => Builder::new_multi_thread().enable_all().build()?.block_on(bench(&args)),
     }
 }
@@ -143,6 +154,10 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     if args.claims > 0 {
         println!("\nClaim, Postgres, {} rounds", args.claims);
         println!("{}", claim::table(args.claims).await?);
+    }
+    if args.protocol > 0 {
+        println!("\nThe protocol alone, Postgres, {} jobs, {} clients", args.protocol, protocol::CLIENTS);
+        println!("{}", protocol::table(args.protocol).await?);
     }
     if args.watchers > 0 {
         println!("\n{} watchers of one job", args.watchers);

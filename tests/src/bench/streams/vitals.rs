@@ -2,18 +2,72 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 /// What `/proc` counts time in; it is the same on every Linux that matters.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The time on a core that the process `id` has had.
 pub fn cpu(id: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // Its name may hold anything; behind it the third field comes first.
-    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>).sum::<Result<u32, _>>()?;
+    Ok(TICK * stat(id)?[11..13].iter().sum())
+}
+
+/// The time on a core that the process `id` has had, those that it started, and those of them that have ended.
+pub fn cpu_of_family(id: u32) -> anyhow::Result<Duration> {
+    let mut ticks: u32 = stat(id)?[11..15].iter().sum();
+    for (child, _) in parents()?.into_iter().filter(|(_, parent)| *parent == id) {
+        // One that is gone by now is in its parent's figures, if it is not in those read already.
+        ticks += stat(child).map_or(0, |fields| fields[11..13].iter().sum());
+    }
     Ok(TICK * ticks)
+}
+
+/// Who started the process `id`.
+pub fn parent(id: u32) -> anyhow::Result<u32> {
+    Ok(stat(id)?[1])
+}
+
+/// The processes that are there and that the process `id` started, or that one of those did.
+pub fn descendants(id: u32) -> anyhow::Result<Vec<u32>> {
+    let parents = parents()?;
+    let mut found = vec![id];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        next += 1;
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// How many files, sockets and the like the process `id` has open.
+pub fn descriptors(id: u32) -> anyhow::Result<u32> {
+    Ok(u32::try_from(fs::read_dir(format!("/proc/{id}/fd"))?.count())?)
+}
+
+/// How many threads the process `id` has.
+pub fn threads(id: u32) -> anyhow::Result<u32> {
+    Ok(stat(id)?[17])
+}
+
+/// Every process of this machine, with the one that started it.
+fn parents() -> anyhow::Result<Vec<(u32, u32)>> {
+    let processes = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // One that is gone by now is none.
+    Ok(processes.filter_map(|process| Some((process, parent(process).ok()?))).collect())
+}
+
+/// The numbers that the kernel tells of the process `id`, counted from what comes behind its name. The first is
+/// a letter, and 0 here.
+fn stat(id: u32) -> anyhow::Result<Vec<u32>> {
+    /// So many are asked for here. Those behind them may be larger than these can be.
+    const FIELDS: usize = 18;
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // Its name may hold anything, but what comes behind it holds no bracket.
+    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+    let fields: Vec<u32> = fields.split_whitespace().take(FIELDS).map(|field| field.parse().unwrap_or_default()).collect();
+    ensure!(fields.len() == FIELDS, "the kernel tells less than expected of the process {id}");
+    Ok(fields)
 }
 
 /// The time on a core that all processes of this machine have had.
@@ -44,5 +98,18 @@ mod tests {
 
         assert!(memory(id).expect("readable") > 100 * 1024);
         assert!(cpu(id).is_ok());
+        assert!((3..10_000).contains(&descriptors(id).expect("readable")));
+        assert!((1..1_000).contains(&threads(id).expect("readable")));
+    }
+
+    #[test]
+    fn a_process_is_among_the_descendants_of_who_started_it_alone() {
+        let id = std::process::id();
+        let above = parent(id).expect("readable");
+
+        assert!(descendants(above).expect("readable").contains(&id));
+        assert!(!descendants(id).expect("readable").contains(&above));
+        let mine = cpu(id).expect("readable");
+        assert!(cpu_of_family(above).expect("readable") >= mine);
     }
 }
