@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev start migrate build test bench check fmt openapi
+.PHONY: help run dev start migrate build test bench soak check fmt openapi
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -29,8 +29,11 @@ build: ## Build everything for development
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
-bench: ## Time the first text, with the service and without, a submit, a turn of a session, and streams
+bench: ## Time the first text, with the service and without, a submit, a turn of a session, the protocol, and streams
 	@exec setpriv --pdeathsig TERM scripts/bench
+
+soak: ## See whether anything grows under a steady load; MINUTES=30
+	@exec setpriv --pdeathsig TERM scripts/soak --minutes $(or $(MINUTES),30)
 
 check: ## What must hold before a push: format, lints, docs, contract
 	cargo fmt --check
@@ -38,7 +41,7 @@ check: ## What must hold before a push: format, lints, docs, contract
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 	cargo build --workspace --quiet
 	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
-	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,bench,install} scripts/*.sh .ci/run
+	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,bench,soak,install} scripts/*.sh .ci/run
 
 fmt: ## Format the code
 	cargo fmt

@@ -18,5 +18,6 @@ pub mod proxy;
 pub mod recording;
 pub mod servers;
 pub mod sessions;
+pub mod soak;
 pub mod socket;
 pub mod system;
