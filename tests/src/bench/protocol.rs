@@ -86,12 +86,12 @@ pub async fn table(jobs: usize) -> anyhow::Result<String> {
     sleep(IDLE).await;
     let idle = ledger.read(&protocol.system.redis).await?.since(&before);
     protocol.turn(WARM_UP, ledger.server()).await.context("while warming up")?;
-    floor.turn(WARM_UP, CLIENTS).await.context("while warming up, in plain SQL")?;
+    floor.turn(WARM_UP, CLIENTS, ledger.server()).await.context("while warming up, in plain SQL")?;
     let (mut served, mut plain) = (Vec::new(), Vec::new());
     let each = jobs.div_ceil(ROUNDS);
     for _ in 0..ROUNDS {
         served.push(protocol.turn(each, ledger.server()).await.context("through the service")?);
-        plain.push(floor.turn(each, CLIENTS).await.context("in plain SQL")?);
+        plain.push(floor.turn(each, CLIENTS, ledger.server()).await.context("in plain SQL")?);
     }
     let all = WARM_UP + ROUNDS * each;
     let Protocol { system, .. } = protocol.stop(all).await?;
@@ -99,13 +99,7 @@ pub async fn table(jobs: usize) -> anyhow::Result<String> {
     ledger.only_reader().await?;
     let counted = ledger.read(&system.redis).await?.since(&before).without(&idle);
 
-    Ok([
-        rates(each, &served, &plain),
-        times(served.iter().flat_map(|turn| &turn.seen), &plain)?,
-        cores(each, &served),
-        costs(all, &counted),
-    ]
-    .join("\n"))
+    Ok([rates(each, &served, &plain), times(&served, &plain)?, cores(each, &served, &plain), costs(all, &counted)].join("\n"))
 }
 
 impl Protocol {
@@ -192,8 +186,9 @@ fn rates(each: usize, served: &[Turn], plain: &[floor::Turn]) -> String {
     .join("\n")
 }
 
-fn times<'a>(seen: impl Iterator<Item = &'a Seen> + Clone, plain: &[floor::Turn]) -> anyhow::Result<String> {
-    let until = |end: fn(&Seen) -> u64| columns(seen.clone().map(|seen| between(seen.asked, end(seen))).collect());
+fn times(served: &[Turn], plain: &[floor::Turn]) -> anyhow::Result<String> {
+    let until =
+        |end: fn(&Seen) -> u64| columns(served.iter().flat_map(|turn| &turn.seen).map(|seen| between(seen.asked, end(seen))).collect());
     Ok([
         head(),
         row("submit -> accepted", until(|seen| seen.accepted)?, 1),
@@ -208,18 +203,18 @@ fn columns(times: Vec<Duration>) -> anyhow::Result<Columns> {
     Ok(Figures::of(times).context("no job was timed")?.columns())
 }
 
-fn cores(each: usize, served: &[Turn]) -> String {
-    let micros = |part: &dyn Fn(&Turn) -> Duration| {
-        let each_turn = served.iter().map(|turn| part(turn).as_secs_f64() * 1e6 / counted(each));
-        spread(each_turn.collect())
-    };
+fn cores(each: usize, served: &[Turn], plain: &[floor::Turn]) -> String {
+    let micros = |spent: &mut dyn Iterator<Item = Duration>| spread(spent.map(|spent| spent.as_secs_f64() * 1e6 / counted(each)).collect());
     let mut lines = vec!["  a core's µs for each job:".to_owned(), head_of(["least", "median", "most"])];
     for (place, (name, _)) in served[0].cores.iter().enumerate() {
-        lines.push(row(name, micros(&|turn| turn.cores[place].1), 0));
+        lines.push(row(name, micros(&mut served.iter().map(|turn| turn.cores[place].1)), 0));
     }
-    lines.push(row("all of them", micros(&|turn| turn.cores.iter().map(|(_, spent)| *spent).sum()), 0));
-    let busy = |turn: &Turn| turn.cores.iter().map(|(_, spent)| spent.as_secs_f64()).sum::<f64>() / turn.took.as_secs_f64();
-    lines.push(row("cores that were busy with it", spread(served.iter().map(busy).collect()), 2));
+    let all = |turn: &Turn| turn.cores.iter().map(|(_, spent)| *spent).sum::<Duration>();
+    lines.push(row("all of them", micros(&mut served.iter().map(all)), 0));
+    lines.push(row("plain SQL: PostgreSQL", micros(&mut plain.iter().map(|turn| turn.server)), 0));
+    lines.push(row("plain SQL: clients", micros(&mut plain.iter().map(|turn| turn.clients)), 0));
+    let busy = served.iter().map(|turn| all(turn).as_secs_f64() / turn.took.as_secs_f64());
+    lines.push(row("cores that were busy with a turn", spread(busy.collect()), 2));
     lines.join("\n")
 }
 

@@ -13,7 +13,10 @@ use futures_util::future::try_join_all;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait as _, Value};
 use uuid::Uuid;
 
-use crate::servers::{Kind, TestDatabase};
+use crate::{
+    bench::streams::vitals::{cpu, cpu_of_family},
+    servers::{Kind, TestDatabase},
+};
 
 const TABLES: [&str; 2] = [
     "CREATE TABLE job (id text PRIMARY KEY, state text NOT NULL, request text NOT NULL, result text)",
@@ -38,6 +41,10 @@ pub struct Turn {
     pub took: Duration,
     /// What each job took.
     pub times: Vec<Duration>,
+    /// The time on a core that the server's processes had.
+    pub server: Duration,
+    /// The same of the bench itself.
+    pub clients: Duration,
 }
 
 impl Floor {
@@ -57,17 +64,20 @@ impl Floor {
         &self.0
     }
 
-    /// So many jobs, one after the other on each of so many connections.
-    pub async fn turn(&self, jobs: usize, connections: usize) -> anyhow::Result<Turn> {
+    /// So many jobs, one after the other on each of so many connections to the server whose first process is
+    /// `server`.
+    pub async fn turn(&self, jobs: usize, connections: usize, server: u32) -> anyhow::Result<Turn> {
         let connections = try_join_all((0..connections).map(|_| self.0.connect())).await?;
         let left = AtomicUsize::new(jobs);
-        let begun = Instant::now();
+        let spent = || anyhow::Ok((cpu_of_family(server)?, cpu(std::process::id())?));
+        let (begun, before) = (Instant::now(), spent()?);
         let times = try_join_all(connections.iter().map(|connection| work_while(&left, connection))).await?;
-        let took = begun.elapsed();
+        let (took, after) = (begun.elapsed(), spent()?);
         for connection in connections {
             connection.close().await?;
         }
-        Ok(Turn { took, times: times.concat() })
+        let (server, clients) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+        Ok(Turn { took, times: times.concat(), server, clients })
     }
 }
 
