@@ -151,7 +151,7 @@ impl Protocol {
         self.api.process.signal(Signal::TERM)?;
         ensure!(self.api.process.ended().await?, "the api did not end well");
         let database = &self.system.database;
-        let done = database.count("jobs WHERE state = 'completed' AND attempt = 1 AND finalized").await?;
+        let done = database.count("jobs WHERE state = 'completed' AND attempt = 1").await?;
         let logs = database.count("job_log WHERE attempt = 1").await?;
         let rows = database.count("jobs").await?;
         let jobs = i64::try_from(jobs)?;

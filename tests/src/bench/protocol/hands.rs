@@ -95,9 +95,18 @@ async fn work(serve: &Serve) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(serve.slots as usize));
     let mut settling = JoinSet::new();
     loop {
-        let slot = slots.clone().acquire_owned().await?;
-        let Some(lease) = hand.next(&stop).await? else { break };
-        settling.spawn(settle(lease, now(), slot));
+        // As a worker does: for all the slots that are free, once there is one.
+        let mut free = slots.clone().acquire_owned().await?;
+        while let Ok(another) = slots.clone().try_acquire_owned() {
+            free.merge(another);
+        }
+        let taken = hand.next(free.num_permits(), &stop).await?;
+        if taken.is_empty() {
+            break;
+        }
+        for lease in taken {
+            settling.spawn(settle(lease, now(), free.split(1).context("there are no more of them than slots")?));
+        }
         while let Some(settled) = settling.try_join_next() {
             settled??;
         }
