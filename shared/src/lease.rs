@@ -48,6 +48,9 @@ pub use crate::{
 /// About how much of the log one append carries.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// Events of so many bytes are compressed sooner than another thread is woken for them.
+const PACKED_AT_ONCE: usize = 16 * 1024;
+
 /// How long a settled job waits for its last events to reach Redis before it leaves them to the leader.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -318,15 +321,19 @@ impl Lease {
         Ok(settled)
     }
 
-    /// The events so far, compressed, off the runtime's threads.
+    /// The events so far, compressed; off the runtime's threads where that takes its time.
     async fn pack_events(&self) -> Result<Vec<u8>> {
         let line = self.line.clone();
-        let packing = tokio::task::spawn_blocking(move || {
+        let pack = move || {
             let lines = line
                 .with_spool(Spool::lines)
                 .map_err(|source| Error::Internal { what: "could not read a job's events back", source: source.into() })?;
             pack(&lines)
-        });
+        };
+        if self.line.with_spool(|spool| spool.bytes()) <= PACKED_AT_ONCE {
+            return pack();
+        }
+        let packing = tokio::task::spawn_blocking(pack);
         packing.await.map_err(|source| Error::Internal { what: "packing a job's events panicked", source: source.into() })?
     }
 

@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Error, Result,
     db::{
         jobs as table,
         leader::{self, Seen},
@@ -76,6 +76,10 @@ struct Reconciler {
     watch: Watch,
     places: Places,
     audit: Audit,
+    /// Since when Redis could not be reached.
+    without_redis: Option<Instant>,
+    /// Until when others are to lead that may reach it.
+    waits_until: Option<Instant>,
     /// When that was last done.
     swept: Option<Instant>,
     /// What is being forgotten.
@@ -93,6 +97,8 @@ impl Reconciler {
             watch: Watch::default(),
             places: Places::default(),
             audit: Audit::default(),
+            without_redis: None,
+            waits_until: None,
             swept: None,
             forgetting: None,
         }
@@ -114,11 +120,35 @@ impl Reconciler {
             }
         };
         self.give_up_the_overdue().await?;
+        self.forget_the_gone();
+        match self.look_after_the_queue(slots).await {
+            Err(error @ Error::Unavailable { service: "redis", .. }) => {
+                let since = *self.without_redis.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.leader_patience() {
+                    self.step_back().await;
+                }
+                Err(error)
+            }
+            done => {
+                self.without_redis = None;
+                done
+            }
+        }
+    }
+
+    async fn look_after_the_queue(&mut self, slots: u64) -> Result<()> {
         let has_lost_all = !queue::set_slots(self.store.redis(), slots).await?;
         self.audit.run(&self.store, has_lost_all).await?;
-        self.places.give(&self.store, slots).await?;
-        self.forget_the_gone();
-        Ok(())
+        self.places.give(&self.store, slots).await
+    }
+
+    /// Let another process lead that may reach Redis, and come back to it if none does.
+    async fn step_back(&mut self) {
+        tracing::warn!("Redis cannot be reached from here: leaving the watch over the jobs to others");
+        self.resign().await;
+        self.term = None;
+        self.without_redis = None;
+        self.waits_until = Some(Instant::now() + self.leader_patience() * 2);
     }
 
     /// A place may be free: not a whole round, and nothing where another process leads.
@@ -128,11 +158,13 @@ impl Reconciler {
 
     /// How many jobs the workers can run at once, if this process leads; then the dead have been buried.
     async fn look(&mut self) -> Result<Option<u64>> {
+        // Each looks, so that whoever takes over has seen what there was to see.
+        let living = self.watch.look(&self.store).await?;
         if !self.leads().await? {
             return Ok(None);
         }
         self.stamp().await;
-        self.watch.bury_the_dead(&self.store).await.map(Some)
+        self.watch.bury_the_dead(&self.store, living).await.map(Some)
     }
 
     fn forget(&mut self) {
@@ -147,7 +179,7 @@ impl Reconciler {
             }
             tracing::info!(term, "Another process leads the watch over the jobs now");
             self.term = None;
-            self.forget();
+            self.rival = None;
         }
         let seen = leader::look(self.store.db()).await?;
         let since = match self.rival {
@@ -158,6 +190,10 @@ impl Reconciler {
         if seen.holder.is_some() && since.elapsed() < self.leader_patience() {
             return Ok(false);
         }
+        if self.waits_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(false);
+        }
+        self.waits_until = None;
         self.term = leader::take(self.store.db(), self.id, seen).await?;
         if let Some(term) = self.term {
             tracing::info!(term, "This process leads the watch over the jobs");

@@ -56,6 +56,11 @@ impl Spool {
         self.len
     }
 
+    /// How large they are together.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Append an event.
     pub fn push(&mut self, json: Bytes) -> Result<(), SpoolError> {
         if self.bytes + json.len() > CAPACITY {

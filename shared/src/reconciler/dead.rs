@@ -29,6 +29,7 @@ use crate::{
 #[derive(Default)]
 pub struct Watch {
     since: Option<Instant>,
+    looked: Option<Instant>,
     pulses: HashMap<Uuid, Seen>,
 }
 
@@ -46,11 +47,16 @@ impl Watch {
         *self = Self::default();
     }
 
-    /// Look at all of them, and bury the dead. Answers how many jobs the living can run at once.
-    pub async fn bury_the_dead(&mut self, store: &Store) -> Result<u64> {
+    /// Look at all of them; whoever leads buries those of them that are dead.
+    pub async fn look(&mut self, store: &Store) -> Result<Vec<Pulse>> {
         let living = workers::pulses(store.db()).await?;
         let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
+        // Who did not look for so long, because it stood still or its question did, has seen nobody's silence.
+        if self.looked.is_some_and(|looked| now.duration_since(looked) > store.timing().ttl / 2) {
+            self.forget();
+        }
+        self.looked = Some(now);
+        self.since.get_or_insert(now);
         self.pulses.retain(|id, _| living.iter().any(|pulse| pulse.id == *id));
         for pulse in &living {
             let seen = self.pulses.entry(pulse.id).or_insert(Seen { beat: pulse.beat, at: now, beats: false });
@@ -58,7 +64,12 @@ impl Watch {
                 *seen = Seen { beat: pulse.beat, at: now, beats: true };
             }
         }
-        let dead = self.dead(store, &living, now, since).await?;
+        Ok(living)
+    }
+
+    /// Bury the dead among those that were just looked at. Answers how many jobs the living can run at once.
+    pub async fn bury_the_dead(&mut self, store: &Store, living: Vec<Pulse>) -> Result<u64> {
+        let dead = self.dead(store, &living).await?;
         let mut slots = 0;
         for pulse in living {
             if !dead.contains(&pulse.id) || !self.bury(store, &pulse).await? {
@@ -68,13 +79,13 @@ impl Watch {
         Ok(slots)
     }
 
-    async fn dead(&self, store: &Store, living: &[Pulse], now: Instant, since: Instant) -> Result<HashSet<Uuid>> {
-        let timing = store.timing();
+    async fn dead(&self, store: &Store, living: &[Pulse]) -> Result<HashSet<Uuid>> {
+        let (timing, now) = (store.timing(), Instant::now());
         let silence = |pulse: &Pulse| self.pulses.get(&pulse.id).map_or(Duration::ZERO, |seen| now.duration_since(seen.at));
         let mut dead: HashSet<Uuid> = living.iter().filter(|pulse| silence(pulse) >= timing.ttl).map(|pulse| pulse.id).collect();
         dead.extend(unlocked(living).await);
         // After an outage workers come back one by one: a lock that is free says nothing before they had the time.
-        let has_time = now.duration_since(since) >= timing.overdue() * 2;
+        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= timing.overdue() * 2);
         let overdue = |pulse: &&Pulse| {
             let beats = self.pulses.get(&pulse.id).is_some_and(|seen| seen.beats);
             !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue() && (beats || has_time)
