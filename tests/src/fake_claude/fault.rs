@@ -2,7 +2,8 @@
 //! let it go on.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
+    os::fd::AsFd as _,
     process::{self, Command, Stdio},
 };
 
@@ -18,9 +19,9 @@ const MAX_CHILDREN: u8 = 64;
 /// A child: deaf to SIGTERM from before it says `ready`, and noted in the ledger.
 const CHILD: &str = r#"trap "" TERM; [ -z "$1" ] || echo "child $$" >> "$1"; echo ready; exec sleep 1000"#;
 
-/// A child that keeps the CLI's own stdout and stderr open, so their reader sees no end while it lives.
-const CLINGING_CHILD: &str =
-    r#"trap "" TERM; [ -z "$1" ] || echo "child $$" >> "$1"; exec 4>"/proc/$2/fd/1"; echo ready; exec sleep 1000 >&4"#;
+/// A child that keeps the CLI's own stdout and stderr open, so their reader sees no end while it lives. The first
+/// is its descriptor 4.
+const CLINGING_CHILD: &str = r#"trap "" TERM; [ -z "$1" ] || echo "child $$" >> "$1"; echo ready; exec sleep 1000 >&4"#;
 
 impl Cli {
     pub(super) fn suffer(&mut self, fault: &CliFault) {
@@ -124,15 +125,20 @@ fn start_child(number: u8) {
         }
         _ => {
             let mut command = Command::new("sh");
-            command.args(["-c", r#"(setsid sh -c "$0" "$@" &)"#, CLINGING_CHILD]);
+            command.args(["-c", r#"exec 4<&0; (setsid sh -c "$0" "$@" &)"#, CLINGING_CHILD]);
             command
         }
     };
     if number % 3 != 2 {
         command.args(["-c", CHILD]);
     }
-    command.arg("sh").arg(ledger).arg(process::id().to_string());
-    let ready = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().and_then(|mut child| {
+    let stdin = match number % 3 {
+        // Not by its way through `/proc`, which leads to a pipe and not to a socket.
+        2 => io::stdout().as_fd().try_clone_to_owned().map_or_else(|_| Stdio::null(), Stdio::from),
+        _ => Stdio::null(),
+    };
+    command.arg("sh").arg(ledger).stdin(stdin).stdout(Stdio::piped());
+    let ready = command.spawn().and_then(|mut child| {
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
