@@ -2,6 +2,7 @@
 //! that speak for it, and recordings of the real CLI that hold both to the truth.
 
 pub mod bench;
+pub mod brood;
 pub mod cli_process;
 pub mod client;
 pub mod directory;

@@ -1,5 +1,6 @@
 //! The folders of running jobs. Each worker process has one of its own, locked while it lives, and each
-//! attempt one inside it, removed at its end; what a killed process left is swept at the next start.
+//! attempt one inside it, removed at its end; what a killed process left, in files and in processes, is swept at
+//! the next start.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -9,7 +10,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::tree::Tree;
+use crate::{strays, tree::Tree};
 
 const LOCK: &str = "lock";
 
@@ -35,7 +36,10 @@ impl JobsRoot {
                 Ok(()) => {
                     let lock = File::create(path.join(LOCK))?;
                     lock.lock()?;
-                    return Ok(Self { path, next: AtomicU32::new(1), _lock: lock });
+                    // Another start may have swept it before it was locked.
+                    if path.join(LOCK).exists() {
+                        return Ok(Self { path, next: AtomicU32::new(1), _lock: lock });
+                    }
                 }
             }
         }
@@ -76,6 +80,11 @@ pub struct JobDir {
 }
 
 impl JobDir {
+    /// All of it: what names it is the job's.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the job works on.
     pub fn workspace(&self) -> PathBuf {
         self.path.join("ws")
@@ -118,17 +127,20 @@ impl Drop for JobDir {
     }
 }
 
-/// Remove the folders whose lock nobody holds.
+/// End the processes of the folders whose lock nobody holds, and remove these.
 fn sweep(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
         // A folder without a lock file is one that is being made, or none of ours.
         let Ok(lock) = File::open(path.join(LOCK)) else { continue };
-        if lock.try_lock().is_ok() {
-            tracing::info!(path = %path.display(), "Removing what a former worker left");
-            if let Err(error) = remove(&path) {
-                tracing::warn!(%error, path = %path.display(), "Could not remove all of what a former worker left");
-            }
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        tracing::info!(path = %path.display(), "Removing what a former worker left");
+        match strays::end(&path).and_then(|ended| remove(&path).map(|()| ended)) {
+            Ok(0) => {}
+            Ok(ended) => tracing::warn!(path = %path.display(), ended, "A former worker left {ended} processes, which were ended"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "Could not remove all of what a former worker left"),
         }
     }
     Ok(())
@@ -171,13 +183,28 @@ mod tests {
     }
 
     #[test]
+    fn the_processes_of_a_swept_folder_end() {
+        let parent = std::env::temp_dir().join(format!("jobs-{}", uuid::Uuid::now_v7()));
+        let dead = parent.join("dead");
+        fs::create_dir_all(dead.join("1/ws")).expect("create");
+        File::create(dead.join(LOCK)).expect("create");
+        let mut left = std::process::Command::new("/bin/sleep").arg("1000").current_dir(dead.join("1/ws")).spawn().expect("started");
+
+        drop(JobsRoot::create(&parent).expect("create"));
+
+        assert!(!left.wait().expect("it is ours").success());
+        assert_eq!(fs::read_dir(&parent).expect("read").count(), 0);
+        fs::remove_dir(&parent).expect("clean");
+    }
+
+    #[test]
     fn the_folder_of_an_attempt_goes_with_it() {
         let parent = std::env::temp_dir().join(format!("jobs-{}", uuid::Uuid::now_v7()));
         let root = JobsRoot::create(&parent).expect("create");
         let dir = root.attempt().expect("create");
         fs::write(dir.workspace().join("file"), "x").expect("write");
 
-        let path = dir.path.clone();
+        let path = dir.path().to_owned();
         drop(dir);
 
         assert!(!path.exists());

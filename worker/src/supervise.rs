@@ -6,7 +6,7 @@
 //! program; with bwrap its whole pid namespace follows, without it the tools it started survive.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
@@ -30,6 +30,8 @@ use rustix::{
     process::{self, Pid, Signal, WaitOptions},
     stdio, thread,
 };
+
+use crate::processes::Processes;
 
 /// What a program ended by `SIGKILL` leaves behind, as shells count.
 const KILLED: u8 = 128 + 9;
@@ -209,7 +211,7 @@ fn stop_descendants(program: Pid) -> io::Result<HashSet<Pid>> {
         // The dead would only make the next look take longer.
         reap(program)?;
         stop_children(&mut stopped);
-        let running: Vec<Pid> = descendants()?.into_iter().filter(|pid| stopped.insert(*pid)).collect();
+        let running: Vec<Pid> = Processes::list()?.below(process::getpid()).into_iter().filter(|pid| stopped.insert(*pid)).collect();
         if running.is_empty() {
             break;
         }
@@ -235,35 +237,6 @@ fn stop_children(stopped: &mut HashSet<Pid>) {
             send(pid, Signal::STOP);
         }
     }
-}
-
-/// Every process below this one, as `/proc` has it.
-fn descendants() -> io::Result<Vec<Pid>> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Gone since the listing: not ours to count.
-        let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { continue };
-        let Some(parent) = parent_of(&stat) else { continue };
-        children.entry(parent).or_default().push(pid);
-    }
-    let mut found = Vec::new();
-    let mut unseen = vec![std::process::id().cast_signed()];
-    while let Some(pid) = unseen.pop() {
-        let below = children.remove(&pid).unwrap_or_default();
-        found.extend(&below);
-        unseen.extend(below);
-    }
-    Ok(found.into_iter().filter_map(Pid::from_raw).collect())
-}
-
-/// The fourth field of `/proc/<pid>/stat`. The second, the name, is whatever the process chose: it may
-/// hold parentheses and need not be text.
-fn parent_of(stat: &[u8]) -> Option<i32> {
-    let end_of_name = memchr::memrchr(b')', stat)?;
-    let fields = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Signal a process that may be gone by now.
@@ -313,24 +286,4 @@ fn drain(signals: &SignalFd) -> io::Result<()> {
 /// Tell the worker, which keeps the end of standard error.
 fn complain(problem: &str) {
     let _ = writeln!(io::stderr(), "worker: {problem}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_parent_is_found_behind_any_process_name() {
-        assert_eq!(parent_of(b"12 (sh) S 7 12 12 0"), Some(7));
-        assert_eq!(parent_of(b"12 (a) S 99 (\xff) R 8 12 12 0"), Some(8));
-        assert_eq!(parent_of(b"12 (cut"), None);
-    }
-
-    #[test]
-    fn the_descendants_of_a_childless_process_are_none_of_its_siblings() {
-        let pids = descendants().expect("`/proc` is readable");
-
-        assert!(!pids.contains(&Pid::INIT));
-        assert!(!pids.contains(&process::getpid()));
-    }
 }

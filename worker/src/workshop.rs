@@ -68,6 +68,7 @@ pub(crate) fn launch(workshop: &Workshop, command: CommandLine, dir: &JobDir) ->
         args: command.args.into_iter().map(Into::into).collect(),
         env: command.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: dir.workspace(),
+        folder: dir.path().to_owned(),
         sandbox: workshop.sandbox.as_ref().map(confine),
         supervisor: Launch::SUPERVISOR.into(),
         silence: config.store.timing.entitlement(),

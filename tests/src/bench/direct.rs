@@ -159,6 +159,7 @@ impl Direct {
             args: args.into_iter().map(Into::into).collect(),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: dir.workspace(),
+            folder: dir.path().to_owned(),
             sandbox: Some(Confinement { sandbox: sandbox.clone(), mounts }),
             supervisor: self.supervisor.clone(),
             // Longer than a run may take: nobody renews it.

@@ -23,6 +23,8 @@ pub struct Launch {
     pub env: Vec<(OsString, OsString)>,
     /// Where it starts. Inside a sandbox that is always the workspace, and this is where bwrap starts.
     pub cwd: PathBuf,
+    /// What is its own: every process that names it belongs to this one.
+    pub folder: PathBuf,
     /// The sandbox, if there is to be one.
     pub sandbox: Option<Confinement>,
     /// The binary that offers `supervise`.
@@ -95,6 +97,7 @@ mod tests {
             args: vec!["a prompt".into()],
             env: vec![("BASE_URL".into(), "s3cret".into())],
             cwd: "/".into(),
+            folder: "/".into(),
             sandbox: None,
             supervisor: Launch::SUPERVISOR.into(),
             silence: Duration::from_secs(8),

@@ -1,13 +1,18 @@
 //! A CLI process the worker owns, and the only place that starts one. Its parent is always
 //! `worker supervise`, held by a pipe: when the pipe closes (kill, drop, the worker's death) or stays
-//! silent, the supervisor ends the whole tree. Its own end therefore means that nothing is left.
+//! silent, the supervisor ends the whole tree. Its own end therefore means that nothing is left; where it was
+//! killed, what it left is looked for by the job's folder. Either way nothing is left when `wait` answers.
 
 #![expect(clippy::disallowed_types, reason = "this is the one place")]
 
 use std::{
     collections::VecDeque,
     fmt, io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -23,8 +28,11 @@ use tokio::{
     net::UnixStream,
     process::{Child, ChildStderr, Command},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::strays;
 
 pub use super::launch::{Launch, SpawnError};
 use super::lines::{LineError, Lines};
@@ -36,6 +44,9 @@ const TAIL: usize = 8 * 1024;
 /// How long after the supervisor's end its standard error may still be open. It is closed by then,
 /// unless the supervisor itself was killed and left tools behind.
 const STDERR_GRACE: Duration = Duration::from_millis(100);
+
+/// How long a supervisor may take to end its tree. A tool outside of a sandbox may have stopped it.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Why a line did not reach the process.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +74,6 @@ pub struct Exit {
 
 impl From<ExitStatus> for Exit {
     fn from(status: ExitStatus) -> Self {
-        use std::os::unix::process::ExitStatusExt as _;
         match status.code() {
             Some(code @ 129..) => Self { code: None, signal: Some(code - 128) },
             code => Self { code, signal: status.signal() },
@@ -81,6 +91,8 @@ pub struct Process {
     is_torn: bool,
     stderr: Tail,
     entitlement: Option<Arc<OwnedFd>>,
+    /// Fires once its end was decided.
+    ending: Option<DropGuard>,
     reaper: JoinHandle<Exit>,
     exit: Option<Exit>,
 }
@@ -122,7 +134,8 @@ impl Process {
         };
         let id = child.id();
         let tail = Tail::default();
-        let reaper = tokio::spawn(reap(child, stderr, tail.clone(), Living::new(living)));
+        let ending = CancellationToken::new();
+        let reaper = tokio::spawn(reap(child, stderr, tail.clone(), ending.clone(), launch.folder.clone(), Living::new(living)));
         Ok(Self {
             id,
             stdin: Some(stdin),
@@ -130,6 +143,7 @@ impl Process {
             is_torn: false,
             stderr: tail,
             entitlement: Some(Arc::new(write_end)),
+            ending: Some(ending.drop_guard()),
             reaper,
             exit: None,
         })
@@ -203,6 +217,7 @@ impl Process {
     /// what is written to it before. A cancelled call has still started the end.
     pub async fn kill(&mut self) -> Exit {
         self.entitlement = None;
+        self.ending = None;
         self.wait().await
     }
 }
@@ -244,8 +259,8 @@ fn entitlement_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read_end, write_end))
 }
 
-/// Keep standard error flowing and wait for the end.
-async fn reap(mut child: Child, mut stderr: ChildStderr, tail: Tail, _living: Living) -> Exit {
+/// Keep standard error flowing and wait for the end of it all.
+async fn reap(mut child: Child, mut stderr: ChildStderr, tail: Tail, ending: CancellationToken, folder: PathBuf, _living: Living) -> Exit {
     let drain = async {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
@@ -253,14 +268,44 @@ async fn reap(mut child: Child, mut stderr: ChildStderr, tail: Tail, _living: Li
         }
     };
     tokio::pin!(drain);
+    let ended = supervisor_ended(&mut child, &ending);
+    tokio::pin!(ended);
     let status = tokio::select! {
-        status = child.wait() => {
+        status = &mut ended => {
             let _ = timeout(STDERR_GRACE, drain).await;
             status
         }
-        () = &mut drain => child.wait().await,
+        () = &mut drain => ended.await,
     };
+    if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
+        end_strays(folder).await;
+    }
     status.map(Exit::from).unwrap_or_default()
+}
+
+/// Wait for the supervisor, which is gone when all below it is, and do without it where it does not do its work.
+async fn supervisor_ended(child: &mut Child, ending: &CancellationToken) -> io::Result<ExitStatus> {
+    let late = async {
+        ending.cancelled().await;
+        sleep(ENDING).await;
+    };
+    tokio::select! {
+        status = child.wait() => return status,
+        () = late => {}
+    }
+    tracing::warn!(pid = child.id(), "A supervisor did not end its processes within {ENDING:?}: ending them without it");
+    child.start_kill()?;
+    child.wait().await
+}
+
+/// End what a supervisor left that was killed.
+async fn end_strays(folder: PathBuf) {
+    let ended = tokio::task::spawn_blocking(move || strays::end(&folder)).await;
+    match ended.map_err(io::Error::other).flatten() {
+        Ok(0) => {}
+        Ok(ended) => tracing::warn!(ended, "A supervisor was killed and left {ended} processes, which were ended"),
+        Err(error) => tracing::error!(%error, "A supervisor was killed, and not all of what it left could be ended"),
+    }
 }
 
 /// The last bytes of a stream.
@@ -299,8 +344,6 @@ impl Drop for Living {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt as _;
-
     use super::*;
 
     #[test]

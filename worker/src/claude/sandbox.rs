@@ -119,7 +119,9 @@ impl Sandbox {
             program: PathBuf::from("/usr/bin/true"),
             args: Vec::new(),
             env: Vec::new(),
-            cwd: empty,
+            cwd: empty.clone(),
+            // And not what every sandbox shows.
+            folder: empty,
             sandbox: Some(Confinement { sandbox: sandbox.clone(), mounts }),
             supervisor: supervisor.to_owned(),
             silence: TRIAL_LIMIT,

@@ -83,6 +83,7 @@ impl Room {
             args: args.map(OsString::from).into(),
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: self.workspace(),
+            folder: self.0.clone(),
             sandbox: None,
             supervisor: WORKER.into(),
             silence: SOON,

@@ -9,12 +9,14 @@ use std::{
 };
 
 use crate::room::{RUNAWAYS, Room, SOON, line, spawn};
+use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     time::{interval, timeout},
 };
+use worker::claude::process::{LINE_LIMIT, Process};
 
 const SILENCE: Duration = Duration::from_millis(600);
 
@@ -71,24 +73,34 @@ async fn renewing_keeps_a_process_alive_beyond_the_silence_limit() {
 }
 
 #[tokio::test]
-async fn a_killed_supervisor_takes_the_program_along() {
+async fn what_a_killed_supervisor_left_is_gone_when_its_process_has_ended() {
     for is_confined in [false, true] {
         let room = Room::new();
-        let mut alive = room.alive();
-        // Without the sandbox only the program itself is tied to the supervisor.
-        let script = if is_confined { format!("{RUNAWAYS} cat") } else { "exec 9>alive; echo ready; exec cat".to_owned() };
-        let mut launch = room.launch("/bin/sh", ["-c", &script]);
-        if is_confined {
-            launch = room.confined(launch).await;
-        }
-        let mut process = spawn(&launch);
-        assert_eq!(line(&mut process).await, "ready");
+        let alive = room.alive();
+        let (mut process, living) = start_runaways(&room, is_confined).await;
         alive.assert_held();
 
         kill_process(pid(process.id().unwrap()), Signal::KILL).unwrap();
 
-        alive.gone().await;
         assert_eq!(timeout(SOON, process.wait()).await.expect("its end").signal, Some(9));
+        alive.assert_gone();
+        assert_eq!(living.get(), 0, "confined: {is_confined}");
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_that_stands_still_is_done_without() {
+    for is_confined in [false, true] {
+        let room = Room::new();
+        let alive = room.alive();
+        let (mut process, living) = start_runaways(&room, is_confined).await;
+        kill_process(pid(process.id().unwrap()), Signal::STOP).unwrap();
+        alive.assert_held();
+
+        assert_eq!(timeout(SOON, process.kill()).await.expect("its end").signal, Some(9));
+
+        alive.assert_gone();
+        assert_eq!(living.get(), 0, "confined: {is_confined}");
     }
 }
 
@@ -124,6 +136,19 @@ async fn the_program_is_in_a_session_of_its_own() {
 
     let (own, session) = ids.split_once(' ').unwrap();
     assert_eq!(own, session);
+}
+
+/// A process with [`RUNAWAYS`], and the count of those that live.
+async fn start_runaways(room: &Room, is_confined: bool) -> (Process, Gauge) {
+    let mut launch = room.launch("/bin/sh", ["-c", &format!("{RUNAWAYS} cat")]);
+    if is_confined {
+        launch = room.confined(launch).await;
+    }
+    let living = Gauge::default();
+    let mut process = Process::spawn(&launch, LINE_LIMIT, &living).unwrap();
+    assert_eq!(line(&mut process).await, "ready");
+    assert_eq!(living.get(), 1);
+    (process, living)
 }
 
 /// Start this test binary again, as [`worker_double`] with a process of its own.
