@@ -10,6 +10,7 @@ use std::{
 
 use fred::prelude::KeysInterface as _;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{
     Error, Result,
@@ -21,7 +22,7 @@ use crate::{
         workers::{self as table, NewRow},
     },
     id::{JobId, WorkerId},
-    redis::{self, queue},
+    redis::{self, queue, signals},
     store::Store,
     time::Timestamp,
 };
@@ -57,6 +58,13 @@ pub struct Membership {
 /// What the running jobs of one incarnation have used so far, for the record. Apart from its beats, which
 /// must not wait for it.
 pub struct Books {
+    store: Store,
+    worker: WorkerId,
+}
+
+/// Calls to one incarnation to beat at once, because there is something to see. Apart from its beats, which must not
+/// wait for them.
+pub struct Calls {
     store: Store,
     worker: WorkerId,
 }
@@ -107,7 +115,7 @@ impl Membership {
         self.id
     }
 
-    /// Say that this worker lives, within a beat's time. Call it once each [`crate::config::Timing::beat`].
+    /// Say that this worker lives, within a beat's time. Call it once each [`crate::config::Timing::beat`] at least.
     pub async fn beat(&mut self) -> Beat {
         let started = Instant::now();
         match tokio::time::timeout(beat_limit(&self.store), self.try_beat()).await {
@@ -155,6 +163,11 @@ impl Membership {
         Books { store: self.store.clone(), worker: self.id }
     }
 
+    /// The calls to this worker.
+    pub fn calls(&self) -> Calls {
+        Calls { store: self.store.clone(), worker: self.id }
+    }
+
     /// Say that this worker takes no more jobs.
     pub async fn start_draining(&self) -> Result<()> {
         table::start_draining(self.store.db(), self.id).await
@@ -163,6 +176,24 @@ impl Membership {
     /// Leave, once no job is left. Says whether that was so; otherwise the reaper gives the rest away.
     pub async fn leave(self) -> Result<bool> {
         table::leave(self.store.db(), self.id).await
+    }
+}
+
+impl Calls {
+    /// Pass each on, and whatever may have been one, for as long as this is awaited. May be given up at any time.
+    pub async fn pass_on(&self, called: &Notify) {
+        loop {
+            match self.store.signals().subscribe_worker(self.worker).await {
+                Ok(mut line) => loop {
+                    line.next().await;
+                    called.notify_one();
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "Cannot be called; what is asked of this worker is seen with its next beat");
+                    tokio::time::sleep(self.store.timing().beat).await;
+                }
+            }
+        }
     }
 }
 
@@ -258,6 +289,9 @@ impl Workers {
         }
         let Some(worker) = table::find(&transaction, id).await? else { return Ok(None) };
         db::commit(transaction).await?;
+        if asked {
+            signals::call(self.store.redis(), id).await;
+        }
         if worker.state == WorkerState::Dead { Err(Error::WorkerDead) } else { Ok(Some(worker)) }
     }
 }

@@ -19,7 +19,7 @@ use shared::{
     workers::{Beat, Books, Membership, NewWorker},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,16 +115,17 @@ impl Shift {
     async fn work(self, leases: Leases, membership: Membership, shutdown: &Shutdown) {
         let stop_beating = CancellationToken::new();
         let books = tokio::spawn(keep_books(membership.books(), self.running.clone(), self.beat(), stop_beating.clone()));
-        let worker = membership.id();
+        let (worker, calls, called) = (membership.id(), membership.calls(), Arc::new(Notify::new()));
         let heart = tokio::spawn(beat(
             membership,
             self.running.clone(),
-            self.beat(),
+            Rhythm { every: self.beat(), called: called.clone() },
             self.lost.clone(),
             shutdown.drain.clone(),
             stop_beating.clone(),
             self.workshop.metrics.pulse.clone(),
         ));
+        let listening = tokio::spawn(stop_beating.clone().run_until_cancelled_owned(async move { calls.pass_on(&called).await }));
         let stop_asking = CancellationToken::new();
         let asking = tokio::spawn(announcement::watch(self.workshop.clone(), worker, stop_asking.clone()));
         self.take_jobs(leases, shutdown).await;
@@ -133,6 +134,9 @@ impl Shift {
         stop_beating.cancel();
         if heart.await.is_err() {
             tracing::error!("The heartbeat panicked");
+        }
+        if listening.await.is_err() {
+            tracing::error!("The ear for calls panicked");
         }
         if books.await.is_err() {
             tracing::error!("The books panicked");
@@ -285,18 +289,26 @@ async fn settle(lease: Lease, ending: Ending, lost: &CancellationToken) -> End {
     }
 }
 
+/// When to beat.
+struct Rhythm {
+    /// This often,
+    every: Duration,
+    /// and at once when called.
+    called: Arc<Notify>,
+}
+
 /// Beat until told otherwise, renew the processes while the beats count, and pass requests to cancel on.
 async fn beat(
     mut membership: Membership,
     running: Running,
-    every: Duration,
+    rhythm: Rhythm,
     lost: CancellationToken,
     draining: CancellationToken,
     stop: CancellationToken,
     pulse: Arc<Pulse>,
 ) {
     pulse.set_joined(true);
-    let mut ticks = interval(every);
+    let mut ticks = interval(rhythm.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_announced = false;
     loop {
@@ -305,6 +317,8 @@ async fn beat(
             () = stop.cancelled() => break,
             () = lost.cancelled() => break running.stop_all(Stop::Lost),
             _ = ticks.tick() => {}
+            // However many calls came meanwhile, one look sees what each is about.
+            () = rhythm.called.notified() => {}
         }
         if draining.is_cancelled() && !has_announced {
             has_announced = membership.start_draining().await.is_ok();

@@ -1,6 +1,6 @@
 //! Every key and channel. Braces make the keys of one script share a Redis Cluster slot.
 
-use crate::id::{ApiKeyId, JobId, SessionId, UserId};
+use crate::id::{ApiKeyId, JobId, SessionId, UserId, WorkerId};
 
 /// The stream of doorbells: one entry for each job that waits or runs.
 pub const WORK: &str = "{q}:work";
@@ -33,6 +33,11 @@ pub fn channel(job: JobId) -> String {
 /// Where it is announced that a job of this user changed its state: each message is the job's UUID.
 pub fn jobs_of(user: UserId) -> String {
     format!("u:{{{}}}:jobs", user.uuid().simple())
+}
+
+/// Where one worker is called to beat at once: its row, or that of a job of its, asks something of it.
+pub fn calls_of(worker: WorkerId) -> String {
+    format!("w:{{{}}}:ctl", worker.uuid().simple())
 }
 
 /// The hourly window of a user.

@@ -21,7 +21,7 @@ use crate::{
     changes::Changes,
     event::{Event, EventId},
     events::{Requeued, Signal},
-    id::{JobId, UserId},
+    id::{JobId, UserId, WorkerId},
     job::Job,
     time::Timestamp,
 };
@@ -51,6 +51,15 @@ pub async fn announce_state(client: &Client, job: JobId, owner: UserId) {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(job.id = %job, %error, "Could not announce that job `{job}` is in another state"),
         Err(_) => tracing::debug!(job.id = %job, "Redis took too long to announce that job `{job}` is in another state"),
+    }
+}
+
+/// Call `worker` to beat at once. One that misses it does so with its next beat.
+pub async fn call(client: &Client, worker: WorkerId) {
+    match timeout(NEWS_BUDGET, client.publish::<Value, _, _>(keys::calls_of(worker), "")).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(worker.id = %worker, %error, "Could not call worker `{worker}`"),
+        Err(_) => tracing::debug!(worker.id = %worker, "Redis took too long to call worker `{worker}`"),
     }
 }
 
@@ -113,6 +122,11 @@ impl Signals {
         RoomLine { signals: self.clone(), line: self.listen(keys::ROOM.to_owned()).await.ok() }
     }
 
+    /// Hear when `worker` is called from here on. Active when this answers.
+    pub async fn subscribe_worker(&self, worker: WorkerId) -> Result<WorkerLine> {
+        self.listen(keys::calls_of(worker)).await.map(WorkerLine)
+    }
+
     async fn listen(&self, channel: String) -> Result<Line> {
         let (reply, answer) = oneshot::channel();
         let gone = || Error::Unavailable { service: "redis", source: "the subscriber has stopped".into() };
@@ -168,6 +182,16 @@ impl RoomLine {
         };
         line.next().await;
         while line.messages.try_recv().is_ok() {}
+    }
+}
+
+/// The end of a worker that may be called.
+pub struct WorkerLine(Line);
+
+impl WorkerLine {
+    /// Wait for a call, or until one may have been missed. Cancel-safe.
+    pub async fn next(&mut self) {
+        self.0.next().await;
     }
 }
 
