@@ -37,6 +37,9 @@ use voice::Voice;
 /// The version it claims; that of the recordings.
 pub const VERSION: &str = "2.1.330";
 
+/// How long the real CLI waits before it asks the API for the first time again.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+
 /// Be the CLI until the end of this process.
 pub fn run() -> ! {
     let options = Options::of_process();
@@ -225,6 +228,9 @@ impl Cli {
 
     fn leave(&self) -> ! {
         self.transcript.close();
+        if fault::lingers() {
+            sleep_forever();
+        }
         ledger::end(self.exit_code())
     }
 }

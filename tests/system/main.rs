@@ -27,5 +27,6 @@ mod spending;
 mod stalled;
 mod stats;
 mod streams;
+mod time_limits;
 mod tools;
 mod workspaces;

@@ -5,13 +5,14 @@ use std::{
     io::{self, BufRead as _, BufReader},
     os::fd::AsFd as _,
     process::{self, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde_json::json;
 
 use crate::model::{CliFault, ModelEvent, Pace, Reply, Script, Step, Usage, events};
 
-use super::{Cli, ledger, signals, sleep_forever, voice};
+use super::{Cli, RETRY_DELAY, ledger, signals, sleep_forever, voice};
 
 /// More would be a fork bomb, not a test.
 const MAX_CHILDREN: u8 = 64;
@@ -22,6 +23,13 @@ const CHILD: &str = r#"trap "" TERM; [ -z "$1" ] || echo "child $$" >> "$1"; ech
 /// A child that keeps the CLI's own stdout and stderr open, so their reader sees no end while it lives. The first
 /// is its descriptor 4.
 const CLINGING_CHILD: &str = r#"trap "" TERM; [ -z "$1" ] || echo "child $$" >> "$1"; echo ready; exec sleep 1000 >&4"#;
+
+static LINGERS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the end of the input is not to end this process.
+pub(super) fn lingers() -> bool {
+    LINGERS.load(Ordering::SeqCst)
+}
 
 impl Cli {
     pub(super) fn suffer(&mut self, fault: &CliFault) {
@@ -35,6 +43,7 @@ impl Cli {
             CliFault::LongLine(bytes) => self.say_long_line(*bytes),
             CliFault::Hang => sleep_forever(),
             CliFault::IgnoreTerm => signals::ignore_term(),
+            CliFault::Linger => LINGERS.store(true, Ordering::SeqCst),
             CliFault::Children(count) => (0..(*count).min(MAX_CHILDREN)).for_each(start_child),
             CliFault::NoResult => {
                 let reply = Reply::text("an answer without a result", Pace::default());
@@ -45,7 +54,7 @@ impl Cli {
             }
             CliFault::Withdraw => {
                 self.withdraw(&Reply::text("first thoughts", Pace::default()), usize::MAX);
-                self.say_retry(1, None);
+                self.say_retry(1, None, RETRY_DELAY);
             }
             CliFault::Stderr(text) => voice::complain(text),
             // It happens once the turn is over.

@@ -1,5 +1,7 @@
 //! The lines of a turn that are not the stream itself, with the fields the real CLI gives them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use shared::time::Timestamp;
 
@@ -18,7 +20,7 @@ impl Cli {
         }));
     }
 
-    pub(super) fn say_retry(&mut self, attempt: u32, error: Option<&ApiError>) {
+    pub(super) fn say_retry(&mut self, attempt: u32, error: Option<&ApiError>, delay: Duration) {
         let kind = match error.map(|error| error.status) {
             None => "unknown",
             Some(401) => "authentication_failed",
@@ -28,7 +30,7 @@ impl Cli {
         };
         self.voice.say(json!({
             "type": "system", "subtype": "api_retry", "attempt": attempt, "max_retries": self.options.max_retries,
-            "retry_delay_ms": 500, "error_status": error.map(|error| error.status), "error": kind,
+            "retry_delay_ms": delay.as_millis(), "error_status": error.map(|error| error.status), "error": kind,
         }));
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, clock, events, said_in};
 
 use super::{
-    Cli,
+    Cli, RETRY_DELAY,
     inbox::Message,
     outcome::{Outcome, Tally},
 };
@@ -103,7 +103,8 @@ impl Cli {
                 if let Some(Step::Fail(..) | Step::Drop(_)) = step
                     && self.may_fail
                 {
-                    self.retry(step.as_ref(), pace)?;
+                    let asked = turn.script.and_then(|script| script.settings.retry_after).map(Duration::from_secs);
+                    self.retry(step.as_ref(), pace, asked.unwrap_or(RETRY_DELAY))?;
                 }
                 if reply.tells_time {
                     self.stream_time(&mut reply, usage)?;
@@ -136,8 +137,9 @@ impl Cli {
         None
     }
 
-    /// Retry as the real CLI does, until the fault is over or its patience is.
-    fn retry(&mut self, step: Option<&Step>, pace: Pace) -> Result<(), Outcome> {
+    /// Retry as the real CLI does, until the fault is over or its patience is, and tell that it was `asked` to wait for
+    /// so long. Nothing is to be learned from its really doing so.
+    fn retry(&mut self, step: Option<&Step>, pace: Pace, asked: Duration) -> Result<(), Outcome> {
         let (error, times) = match step {
             Some(Step::Fail(error, times)) => (Some(error), *times),
             Some(Step::Drop(times)) => (None, *times),
@@ -150,7 +152,7 @@ impl Cli {
         };
         let times = times.unwrap_or(u32::MAX);
         for attempt in 1..=times.min(patience) {
-            self.say_retry(attempt, error);
+            self.say_retry(attempt, error, asked);
             if self.wait(Some(pace.delay)) {
                 return Err(self.abort_before_text());
             }

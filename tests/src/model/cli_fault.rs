@@ -17,6 +17,8 @@ pub enum CliFault {
     Hang,
     /// `ignore_term`: SIGTERM no longer ends it.
     IgnoreTerm,
+    /// `linger`: answers, and does not end with its input.
+    Linger,
     /// `children:N`: starts processes that ignore SIGTERM, some outside its session.
     Children(u8),
     /// `noresult`: answers and exits 0 without a result.
@@ -62,6 +64,7 @@ impl CliFault {
             ("longline", Some(bytes)) => Some(Self::LongLine(bytes.parse().ok().filter(|bytes| *bytes <= MAX_BYTES)?)),
             ("hang", None) => Some(Self::Hang),
             ("ignore_term", None) => Some(Self::IgnoreTerm),
+            ("linger", None) => Some(Self::Linger),
             ("children", Some(count)) => Some(Self::Children(count.parse().ok()?)),
             ("noresult", None) => Some(Self::NoResult),
             ("withdraw", None) => Some(Self::Withdraw),
