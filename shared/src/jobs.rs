@@ -31,6 +31,8 @@ const MAX_FAILURES: u32 = 3;
 const MAX_RECLAIMS: u32 = 3;
 /// About how many jobs of one user may be inserted at the same moment, by all servers together.
 const AT_ONCE: u32 = 64;
+/// How long the same idempotency key finds the same job.
+const IDEMPOTENCY_KEY_LIFE: Duration = Duration::from_hours(24);
 /// How long a submit waits for Redis to take the doorbell; the leader rings later otherwise.
 const DISPATCH_BUDGET: Duration = Duration::from_millis(50);
 
@@ -304,6 +306,14 @@ impl Jobs {
         Ok(Some(Submitted { job, replayed: false }))
     }
 
+    /// Give the idempotency keys free that were used a day ago or longer: the same word makes another job from then on.
+    pub async fn forget_idempotency_keys(&self) -> Result<()> {
+        /// The most of one statement.
+        const BATCH: u32 = 1_000;
+        while table::forget_idempotency_keys(self.store.db(), IDEMPOTENCY_KEY_LIFE, BATCH).await? == u64::from(BATCH) {}
+        Ok(())
+    }
+
     /// Where this queued job stands, as far as that can be told: others come and go.
     pub async fn place(&self, job: &Job) -> Result<Place> {
         if job.has_place {
@@ -313,14 +323,6 @@ impl Jobs {
         let line = self.line.look().await?;
         Ok(line.place(job.user_id, own))
     }
-}
-
-/// Forget some of the idempotency keys that are too old to be repeated. False once there are none.
-pub(crate) async fn forget_idempotency_keys(store: &Store) -> Result<bool> {
-    /// How long the same key finds the same job.
-    const KEPT: Duration = Duration::from_hours(24);
-    const BATCH: u32 = 500;
-    Ok(table::forget_idempotency_keys(store.db(), KEPT, BATCH).await? == u64::from(BATCH))
 }
 
 /// Insert the row of `new`, whose `request` its conversation may have completed.

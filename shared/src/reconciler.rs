@@ -20,7 +20,8 @@ use crate::{
     },
     ending, events,
     job::{JobError, JobState},
-    jobs, logins,
+    jobs::Jobs,
+    logins,
     redis::{self, queue},
     sessions,
     store::Store,
@@ -256,7 +257,7 @@ async fn forget(store: &Store, sweeps: bool) -> Result<()> {
     sessions::purge_deleted(store).await?;
     users::forget_deleted(store).await?;
     if sweeps {
-        while jobs::forget_idempotency_keys(store).await? {}
+        Jobs::new(store).forget_idempotency_keys().await?;
         logins::forget_expired(store).await?;
         events::forget_old(store).await?;
         sessions::sweep_purged(store).await?;

@@ -11,6 +11,7 @@ mod crash;
 mod crowd;
 mod dead_letters;
 mod drain;
+mod idempotency;
 mod leftovers;
 mod many_sessions;
 mod mcp;
