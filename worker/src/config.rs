@@ -80,6 +80,30 @@ impl Config {
         })
     }
 
+    /// Settings that are not wrong and cannot do what they are there for, a sentence each.
+    pub fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.idle_timeout >= self.timeout {
+            found.push(format!(
+                "`IDLE_TIMEOUT` ({:?}) is not shorter than `WORKER_TIMEOUT` ({:?}): no silence of a CLI is ever noticed",
+                self.idle_timeout, self.timeout
+            ));
+        }
+        if self.drain_timeout > self.timeout {
+            found.push(format!(
+                "`DRAIN_TIMEOUT` ({:?}) is longer than `WORKER_TIMEOUT` ({:?}): no attempt runs that long",
+                self.drain_timeout, self.timeout
+            ));
+        }
+        if self.store.timing.ttl > self.timeout {
+            found.push(format!(
+                "`WORKER_TTL` ({:?}) is longer than `WORKER_TIMEOUT` ({:?}): the jobs of a dead worker wait longer than they would have run",
+                self.store.timing.ttl, self.timeout
+            ));
+        }
+        found
+    }
+
     /// The CLI's absolute path, where it is found; else what was asked for.
     pub fn find_claude(&self) -> PathBuf {
         find_program(&self.claude_bin, &self.search_path)
@@ -149,6 +173,25 @@ mod tests {
 
         assert_eq!((config.slots, config.timeout, config.idle_timeout), (5, Duration::from_mins(10), Duration::from_mins(5)));
         assert!(config.default_tools.is_empty() && config.http.is_none());
+    }
+
+    #[test]
+    fn settings_that_defeat_each_other_are_told_by_name() {
+        let contradictions = |name, value| {
+            let env = Env::of([("ANTHROPIC_API_KEY", "sk"), (name, value)]);
+            Config::from_env(&env).expect("valid").contradictions()
+        };
+
+        assert_eq!(contradictions("IDLE_TIMEOUT", "5m"), Vec::<String>::new());
+        for (name, value, told) in [
+            ("IDLE_TIMEOUT", "10m", &["`IDLE_TIMEOUT` (600s) is not shorter than `WORKER_TIMEOUT` (600s)"][..]),
+            ("DRAIN_TIMEOUT", "11m", &["`DRAIN_TIMEOUT` (660s) is longer than `WORKER_TIMEOUT` (600s)"]),
+            ("WORKER_TTL", "11m", &["`WORKER_TTL` (660s) is longer than `WORKER_TIMEOUT` (600s)"]),
+            ("WORKER_TIMEOUT", "1m", &["`IDLE_TIMEOUT` (300s)"]),
+        ] {
+            let found = contradictions(name, value);
+            assert!(found.len() == told.len() && found.iter().zip(told).all(|(found, told)| found.starts_with(told)), "{found:?}");
+        }
     }
 
     #[test]

@@ -62,6 +62,9 @@ async fn try_work() -> anyhow::Result<()> {
     let env = Env::of_process();
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
+    for contradiction in config.contradictions() {
+        tracing::warn!("{contradiction}");
+    }
     let shutdown = shutdown_on_signals()?;
     let metrics = Metrics::new(config.slots);
 
