@@ -7,14 +7,14 @@ use std::{
 };
 
 use fred::{interfaces::ClientLike as _, prelude::Client};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     Error, Result,
     changes::Changes,
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
-    redis::{self, Purpose, signals::Signals},
+    redis::{self, Purpose, settings, signals::Signals, watchdog},
     workspace::Bounds,
 };
 
@@ -25,6 +25,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     db: Db,
     redis: Client,
+    _watchdog: AbortOnDropHandle<()>,
     signals: Signals,
     changes: Changes,
     database_url: SecretString,
@@ -60,7 +61,7 @@ pub struct Pool {
 impl Store {
     /// Connect to both, waiting with back-off while one is away, and bring the schema up to date.
     /// `None` when `shutdown` came first. Fails when waiting cannot help: a wrong address, a step of
-    /// the migration that the database refuses.
+    /// the migration that the database refuses, a Redis that may drop what it holds.
     pub async fn open(config: &StoreConfig, shutdown: &CancellationToken) -> Result<Option<Self>> {
         // Done once, and large: it is not to be a part of every future that waits for it.
         shutdown.run_until_cancelled(Box::pin(Self::connect(config))).await.transpose()
@@ -73,11 +74,13 @@ impl Store {
         let redis_url = config.redis_url.expose_secret();
         let connect = || async { redis::connect(redis_url, Purpose::Commands).await.map_err(redis::unavailable) };
         let redis = patiently("redis", connect).await?;
+        settings::check(&redis).await?;
         let changes = Changes::default();
         let signals =
             patiently("redis", || async { Signals::connect(redis_url, changes.clone()).await.map_err(redis::unavailable) }).await?;
         Ok(Self(Arc::new(Inner {
             db,
+            _watchdog: watchdog::watch(redis.clone()),
             redis,
             signals,
             changes,

@@ -86,6 +86,12 @@ impl Proxy {
         subscribers.inspect(|line| line.leads_nowhere.cancel()).count()
     }
 
+    /// Let all the connections there are lead nowhere; those to come are carried. How many they were.
+    pub fn black_hole(&self) -> usize {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|line| !line.leads_nowhere.is_cancelled()).inspect(|line| line.leads_nowhere.cancel()).count()
+    }
+
     /// How many connections it broke.
     pub fn cuts(&self) -> usize {
         self.budget.left().cuts

@@ -1,11 +1,14 @@
 //! A store that is away: waited for at the start, refused honestly later, and nothing is lost.
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{
     client::assert_whole,
+    proxy::Proxy,
     servers::{Kind, RedisServer},
-    system::{Cli, System},
+    system::{Cli, PATIENCE, System},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,17 +25,66 @@ async fn a_start_waits_for_redis_and_says_so() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_accepted_without_redis_runs_once_it_is_back() -> anyhow::Result<()> {
-    let mut system = System::start(Kind::Sqlite, Cli::Fake).await?;
-    let (api, _worker) = (system.api().await?, system.worker().await?);
+async fn jobs_accepted_without_redis_run_within_two_seconds_of_its_return_and_what_is_known_is_told_meanwhile() -> anyhow::Result<()> {
+    // The clocks of production.
+    let mut system = System::start(Kind::Postgres, Cli::Fake).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
+    let (api, mut worker) = (system.api().await?, system.worker().await?);
+    worker.said("The CLI is").await?;
+    let former = api.client.say("say:before").await?;
+    api.client.ended(&former).await?;
     system.redis.kill();
 
     let ready = api.client.request(Method::GET, "/health/ready").send().await?;
     assert_eq!(ready.status(), 503);
-    let id = api.client.say("say:late").await?;
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        late.push(api.client.say("say:late").await?);
+    }
+    assert_eq!(api.client.job(&former).await?["result"]["text"], json!("before"));
+    assert_eq!(api.client.job(&late[0]).await?["status"], json!("queued"));
     system.redis = RedisServer::start(system.directory())?;
+    let back = Instant::now();
 
-    assert_eq!(api.client.ended(&id).await?["result"]["text"], json!("late"));
+    for id in &late {
+        let job = api.client.ended(id).await?;
+        assert_eq!((&job["result"]["text"], &job["attempt"]), (&json!("late"), &json!(1)));
+    }
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_redis_that_leads_nowhere_is_given_up_within_four_seconds() -> anyhow::Result<()> {
+    let system = System::start(Kind::Sqlite, Cli::Fake).await?;
+    let proxy = Proxy::to_redis(system.redis.socket()).await?;
+    let system = system.with("REDIS_URL", &format!("redis://{}", proxy.address()));
+    let api = system.api().await?;
+    assert_eq!(api.client.request(Method::GET, "/health/ready").send().await?.status(), 200);
+
+    // One for commands, one for subscriptions.
+    assert_eq!(proxy.black_hole(), 2);
+    let lost = Instant::now();
+    let ready = api.client.request(Method::GET, "/health/ready").send().await?;
+    assert_eq!(ready.status(), 503, "it cannot have been asked");
+
+    let ready = async {
+        while api.client.request(Method::GET, "/health/ready").send().await?.status() != 200 {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, ready).await??;
+    assert!(lost.elapsed() < Duration::from_secs(4), "{:?}", lost.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_may_drop_what_it_holds_is_refused() -> anyhow::Result<()> {
+    let system = System::start(Kind::Sqlite, Cli::Fake).await?;
+    system.redis.command(&["CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru"])?;
+
+    let mut worker = system.worker_without_waiting()?;
+
+    worker.said("`maxmemory-policy` is `allkeys-lru`").await?;
+    assert!(!worker.ended().await?);
     Ok(())
 }
 

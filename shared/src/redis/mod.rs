@@ -18,8 +18,10 @@ pub mod log;
 pub mod queue;
 #[cfg(test)]
 pub mod server;
+pub mod settings;
 pub mod signals;
 pub mod transcripts;
+pub mod watchdog;
 
 /// No answer of Redis is worth a longer wait.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
