@@ -67,12 +67,23 @@ pub struct Config {
     /// What a job keeps of its owner's daily budget when it names no `max_budget_usd`:
     /// `DEFAULT_JOB_BUDGET_USD`.
     pub default_job_budget: NanoUsd,
+    /// Whether jobs are accepted while Redis is away: `SUBMIT_WITHOUT_REDIS`.
+    pub without_redis: WithoutRedis,
     /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
     /// Who may read the metrics: `METRICS_TOKEN` and `METRICS_PUBLIC`.
     pub metrics: MetricsAccess,
     /// The database and Redis.
     pub store: StoreConfig,
+}
+
+/// What becomes of a job that is sent while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutRedis {
+    /// It is accepted, and runs once Redis is back.
+    Accept,
+    /// It is refused.
+    Refuse,
 }
 
 /// Who may make themselves an account.
@@ -132,6 +143,12 @@ impl Config {
             replicas: env.parsed("API_REPLICAS", NonZeroU32::MIN)?,
             auth_rate_limit_per_minute: env.parsed("AUTH_RATE_LIMIT_PER_MINUTE", DEFAULT_AUTH_RATE_LIMIT)?,
             default_job_budget: job_budget(env)?,
+            without_redis: one_of(
+                env,
+                "SUBMIT_WITHOUT_REDIS",
+                WithoutRedis::Accept,
+                &[("accept", WithoutRedis::Accept), ("refuse", WithoutRedis::Refuse)],
+            )?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
             metrics: MetricsAccess::from_env(env)?,
             store: StoreConfig::from_env(env)?,
@@ -217,6 +234,7 @@ mod tests {
         assert_eq!(config.origins, ["http://localhost:3030".parse().expect("an origin")]);
         assert_eq!((config.max_body_bytes, config.max_connections), (1024 * 1024, 20_000));
         assert_eq!((config.registration, config.bootstrap), (Registration::Open, Bootstrap::Local));
+        assert_eq!(config.without_redis, WithoutRedis::Accept);
         assert!(config.first_admin.is_none());
         assert_eq!((config.default_daily_budget, config.default_job_budget), (NanoUsd(5_000_000_000), NanoUsd(1_000_000_000)));
         assert!(!format!("{config:?}").contains(SECRET));
@@ -256,6 +274,7 @@ mod tests {
             ("AUTH_RATE_LIMIT_PER_MINUTE", "0"),
             ("REGISTRATION", "sometimes"),
             ("BOOTSTRAP_ADMIN", "1"),
+            ("SUBMIT_WITHOUT_REDIS", "no"),
             ("DEFAULT_DAILY_BUDGET_USD", "-1"),
             ("DEFAULT_DAILY_BUDGET_USD", "NaN"),
             ("DEFAULT_JOB_BUDGET_USD", "-1"),

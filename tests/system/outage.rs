@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::{
     client::assert_whole,
@@ -50,6 +50,33 @@ async fn jobs_accepted_without_redis_run_within_two_seconds_of_its_return_and_wh
         assert_eq!((&job["result"]["text"], &job["attempt"]), (&json!("late"), &json!(1)));
     }
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_may_have_jobs_refused_while_redis_is_away() -> anyhow::Result<()> {
+    let mut system = System::start(Kind::Sqlite, Cli::Fake).await?.with("SUBMIT_WITHOUT_REDIS", "refuse");
+    let (api, _worker) = (system.api().await?, system.worker().await?);
+    let ask = || api.client.request(Method::POST, "/api/chat").header("idempotency-key", "once").json(&json!({"message": "say:x"})).send();
+    let accepted: Value = ask().await?.json().await?;
+    system.redis.kill();
+    // It knows by the time that it said so.
+    assert_eq!(api.client.request(Method::GET, "/health/ready").send().await?.status(), 503);
+
+    let refused = api.client.request(Method::POST, "/api/chat").json(&json!({"message": "say:x"})).send().await?;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(refused.json::<Value>().await?["code"], "unavailable");
+    let again: Value = ask().await?.json().await?;
+    assert_eq!(again["id"], accepted["id"], "what was accepted stays accepted");
+
+    system.redis = RedisServer::start(system.directory())?;
+    let ready = async {
+        while api.client.request(Method::GET, "/health/ready").send().await?.status() != 200 {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, ready).await??;
+    assert_eq!(api.client.ended(&api.client.say("say:back").await?).await?["result"]["text"], "back");
     Ok(())
 }
 

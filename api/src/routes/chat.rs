@@ -15,8 +15,9 @@ use crate::{
     app::App,
     auth::{Authenticated, Chat},
     body::Checked,
+    config::WithoutRedis,
     contract::{LastEventId, Wire},
-    error::{ApiError, FieldError},
+    error::{ApiError, Code, FieldError},
     limit::Charge,
     models::Models,
     openapi::Tag,
@@ -164,6 +165,9 @@ pub async fn submit(
 
 /// Refuse what no job may ask of this service as it is now.
 async fn check(app: &App, auth: &Authenticated<Chat>, new: &NewJob) -> Result<(), ApiError> {
+    if app.config.without_redis == WithoutRedis::Refuse && !app.store.is_redis_connected() {
+        return Err(ApiError::unavailable(Code::Unavailable, "no jobs are taken while Redis is away", 2));
+    }
     let spec = &new.spec;
     check_models(&app.config.models, [("/model", spec.model.as_deref()), ("/fallback_model", spec.fallback_model.as_deref())])?;
     let (tools, servers) = (spec.tools.as_deref().unwrap_or_default(), spec.mcp_servers.as_deref().unwrap_or_default());
@@ -240,7 +244,6 @@ mod tests {
     use poem::http::HeaderValue;
 
     use super::*;
-    use crate::error::Code;
 
     #[test]
     fn a_preference_to_wait_is_found_and_bounded() {
