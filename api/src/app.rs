@@ -70,14 +70,16 @@ pub struct App {
     pub sockets: Places<UserId>,
     /// What this server measures.
     pub metrics: Arc<Metrics>,
-    /// Set once the server was told to stop: nothing may start to wait any more.
+    /// Set once the server was told to stop: whoever asks for its readiness is to look elsewhere.
+    pub leaving: CancellationToken,
+    /// Set once the server stops: nothing may start to wait any more.
     pub draining: CancellationToken,
     /// When this process began.
     pub started: Instant,
 }
 
 impl App {
-    /// The application over `store`, until `draining`.
+    /// The application over `store`, until `draining`, and ready until then.
     pub fn new(config: Config, store: Store, draining: CancellationToken) -> Self {
         let jobs = Jobs::new(&store);
         let events = Events::new(&store);
@@ -111,6 +113,7 @@ impl App {
             events,
             feeds,
             metrics,
+            leaving: draining.clone(),
             draining,
             started: Instant::now(),
         }

@@ -69,6 +69,8 @@ pub struct Config {
     pub default_job_budget: NanoUsd,
     /// Whether jobs are accepted while Redis is away: `SUBMIT_WITHOUT_REDIS`.
     pub without_redis: WithoutRedis,
+    /// How long everything is served on, but for the readiness, once the server was told to stop: `DRAIN_DELAY`.
+    pub drain_delay: Duration,
     /// How long requests may take to finish once the server was told to stop: `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
     /// Who may read the metrics: `METRICS_TOKEN` and `METRICS_PUBLIC`.
@@ -149,6 +151,7 @@ impl Config {
                 WithoutRedis::Accept,
                 &[("accept", WithoutRedis::Accept), ("refuse", WithoutRedis::Refuse)],
             )?,
+            drain_delay: env.pause("DRAIN_DELAY")?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
             metrics: MetricsAccess::from_env(env)?,
             store: StoreConfig::from_env(env)?,
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(config.origins, ["http://localhost:3030".parse().expect("an origin")]);
         assert_eq!((config.max_body_bytes, config.max_connections), (1024 * 1024, 20_000));
         assert_eq!((config.registration, config.bootstrap), (Registration::Open, Bootstrap::Local));
-        assert_eq!(config.without_redis, WithoutRedis::Accept);
+        assert_eq!((config.without_redis, config.drain_delay), (WithoutRedis::Accept, Duration::ZERO));
         assert!(config.first_admin.is_none());
         assert_eq!((config.default_daily_budget, config.default_job_budget), (NanoUsd(5_000_000_000), NanoUsd(1_000_000_000)));
         assert!(!format!("{config:?}").contains(SECRET));
@@ -275,6 +278,7 @@ mod tests {
             ("REGISTRATION", "sometimes"),
             ("BOOTSTRAP_ADMIN", "1"),
             ("SUBMIT_WITHOUT_REDIS", "no"),
+            ("DRAIN_DELAY", "soon"),
             ("DEFAULT_DAILY_BUDGET_USD", "-1"),
             ("DEFAULT_DAILY_BUDGET_USD", "NaN"),
             ("DEFAULT_JOB_BUDGET_USD", "-1"),

@@ -28,6 +28,7 @@ pub mod places;
 pub mod ring;
 pub mod routes;
 pub mod serve;
+pub mod shutdown;
 pub mod socket;
 pub mod sse;
 pub mod standing;

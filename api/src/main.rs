@@ -1,6 +1,9 @@
 //! `api` serves; `api openapi` prints the contract; `api admin` and `api key` are for operators.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use api::{
@@ -9,6 +12,7 @@ use api::{
     endpoint, openapi,
     operator::{self, Task},
     serve,
+    shutdown::Shutdown,
 };
 use clap::{Parser, Subcommand};
 use shared::{
@@ -17,9 +21,7 @@ use shared::{
     store::Store,
     telemetry,
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// The HTTP API over the Claude CLI. Without a command it serves.
 #[derive(Parser)]
@@ -58,8 +60,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 async fn operate(task: Task) -> anyhow::Result<String> {
     let env = Env::of_process();
     telemetry::init(&env)?;
-    let told_to_stop = stop_on_signal()?;
-    let store = Store::open(&StoreConfig::from_env(&env)?, &told_to_stop).await?.context("told to stop")?;
+    let shutdown = Shutdown::on_signals(Duration::ZERO)?;
+    let store = Store::open(&StoreConfig::from_env(&env)?, &shutdown.told).await?.context("told to stop")?;
     operator::perform(&store, task).await
 }
 
@@ -67,11 +69,11 @@ async fn serve() -> anyhow::Result<()> {
     let env = Env::of_process();
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
-    let draining = stop_on_signal()?;
+    let shutdown = Shutdown::on_signals(config.drain_delay)?;
 
     // The port first: that it is taken is the likeliest mistake, and seen at once.
     let listener = serve::listen(config.address).await?;
-    let Some(store) = Store::open(&config.store, &draining).await? else { return Ok(()) };
+    let Some(store) = Store::open(&config.store, &shutdown.told).await? else { return Ok(()) };
     let limits = serve::Limits {
         connections: config.max_connections,
         per_address: config.max_connections_per_address,
@@ -79,31 +81,19 @@ async fn serve() -> anyhow::Result<()> {
         drain: config.drain_timeout,
     };
     let address = listener.local_addr()?;
-    let reconciler = tokio::spawn(reconciler::run(store.clone(), draining.clone()));
-    let app = App::new(config, store, draining.clone());
+    let reconciler = tokio::spawn(reconciler::run(store.clone(), shutdown.draining.clone()));
+    let app = App { leaving: shutdown.told.clone(), ..App::new(config, store, shutdown.draining.clone()) };
     operator::ensure_admin(&app).await?;
 
     info!(%address, "Serving on http://{address}, documented at http://{address}/docs");
-    serve::serve(listener, endpoint(app.clone()), limits, draining).await;
-    app.feeds.join_all().await;
-    app.job_news.join_all().await;
+    let serving = serve::serve(listener, endpoint(app.clone()), limits, shutdown.draining);
+    if shutdown.now.run_until_cancelled(serving).await.is_some() {
+        app.feeds.join_all().await;
+        app.job_news.join_all().await;
+    } else {
+        warn!("Told twice to stop: cutting off what has not finished");
+    }
     reconciler.await.context("the watch over the jobs broke off")?;
     info!("Stopped");
     Ok(())
-}
-
-/// A token that is cancelled when this process is told to stop.
-fn stop_on_signal() -> io::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        info!("Told to stop");
-        stop.cancel();
-    });
-    Ok(token)
 }

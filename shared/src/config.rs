@@ -82,6 +82,14 @@ impl Env {
             ConfigError::invalid(name, "not a length of time (hint: `30` and `30s` are seconds; `500ms`, `5m`, `2h` work too)")
         })
     }
+
+    /// The same, and none at all where it is `0` or absent.
+    pub fn pause(&self, name: &'static str) -> Result<Duration, ConfigError> {
+        match self.text(name).map(str::trim) {
+            None | Some("0" | "0s" | "0ms") => Ok(Duration::ZERO),
+            Some(_) => self.duration(name, Duration::ZERO),
+        }
+    }
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
@@ -226,6 +234,16 @@ mod tests {
         assert_eq!(env.duration("WORKER_BEAT", Duration::ZERO).expect("seconds"), Duration::from_secs(2));
         assert_eq!(env.duration("WORKER_TTL", Duration::ZERO).expect("milliseconds"), Duration::from_millis(1500));
         assert_eq!(env.duration("EMPTY", Duration::from_secs(7)).expect("default"), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_pause_may_be_none() {
+        let pause = |text| Env::of([("DRAIN_DELAY", text)]).pause("DRAIN_DELAY");
+
+        for (text, expected) in [("", 0), ("0", 0), ("0s", 0), ("2", 2), ("2s", 2)] {
+            assert_eq!(pause(text).expect(text), Duration::from_secs(expected), "{text}");
+        }
+        assert!(pause("soon").is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod metrics;
 mod options;
 mod outage;
 mod queue;
+mod rolling;
 mod schema;
 mod schemathesis;
 mod secrets;

@@ -195,7 +195,7 @@ impl HealthApi {
     /// They can while the database and Redis answer and the server is not about to stop.
     #[oai(path = "/ready", method = "get", operation_id = "get_ready")]
     async fn get_ready(&self, app: Data<&App>) -> Result<Json<Ready>, ApiError> {
-        if app.draining.is_cancelled() {
+        if app.leaving.is_cancelled() {
             return Err(ApiError::unavailable(Code::Draining, "the server is about to stop", 5));
         }
         let health = app.store.health().await;
@@ -217,7 +217,7 @@ impl HealthApi {
         let (health, figures) = tokio::join!(app.store.health(), app.metrics.record.figures());
         // Figures may be a few seconds old: a database that is away is away.
         let figures = figures.filter(|_| health.database.is_some());
-        let draining = app.draining.is_cancelled();
+        let draining = app.leaving.is_cancelled();
         let workers = figures.map_or(ComponentState::Unknown, |figures| ComponentState::of(figures.workers > 0));
         let is_well = health.database.is_some() && health.redis.is_some() && workers == ComponentState::Up && !draining;
         let for_admins = is_admin(request);
