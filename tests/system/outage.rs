@@ -28,7 +28,7 @@ async fn a_start_waits_for_redis_and_says_so() -> anyhow::Result<()> {
 async fn jobs_accepted_without_redis_run_within_two_seconds_of_its_return_and_what_is_known_is_told_meanwhile() -> anyhow::Result<()> {
     // The clocks of production.
     let mut system = System::start(Kind::Postgres, Cli::Fake).await?.with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
-    let (api, mut worker) = (system.api().await?, system.worker().await?);
+    let (mut api, mut worker) = (system.api().await?, system.worker().await?);
     worker.said("The CLI is").await?;
     let former = api.client.say("say:before").await?;
     api.client.ended(&former).await?;
@@ -42,6 +42,12 @@ async fn jobs_accepted_without_redis_run_within_two_seconds_of_its_return_and_wh
     }
     assert_eq!(api.client.job(&former).await?["result"]["text"], json!("before"));
     assert_eq!(api.client.job(&late[0]).await?["status"], json!("queued"));
+    // Away for so long that everybody waits for it by now.
+    let waited = "The watch over the jobs could not finish its round";
+    tokio::select! {
+        said = worker.said(waited) => said?,
+        said = api.process.said(waited) => said?,
+    };
     system.redis = RedisServer::start(system.directory())?;
     let back = Instant::now();
 

@@ -37,6 +37,9 @@ use crate::{
 /// How long jobs that were told to end may take to do it: two words with their grace, and the record.
 const ENDING: Duration = Duration::from_secs(15);
 
+/// The longest wait before a store that is away is asked for a job again: what waits is to run soon after its return.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 /// When to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
@@ -174,7 +177,7 @@ impl Shift {
                     Err(error) => {
                         tracing::warn!(%error, cause = ?std::error::Error::source(&error), "Could not take a job; trying again in {pause:?}");
                         let _ = closing.run_until_cancelled(sleep(pause)).await;
-                        pause = (pause * 2).min(Duration::from_secs(2));
+                        pause = (pause * 2).min(LONGEST_PAUSE);
                         continue;
                     }
                 }

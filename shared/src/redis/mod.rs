@@ -57,7 +57,7 @@ pub fn builder(url: &str, purpose: Purpose) -> Result<Builder, RedisError> {
                 Purpose::Fetch => Duration::ZERO,
             };
         })
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2));
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 500, 2));
     Ok(builder)
 }
 
