@@ -9,6 +9,7 @@ use fred::{
     prelude::{Expiration, KeysInterface as _},
     types::SetOptions,
 };
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
@@ -138,7 +139,13 @@ impl Reconciler {
     }
 
     async fn look_after_the_queue(&mut self, slots: u64) -> Result<()> {
-        let has_lost_all = !queue::set_slots(self.store.redis(), slots).await?;
+        // Commands wait for a connection that is not there, longer than a leader may stand still.
+        let away = || Error::Unavailable { service: "redis", source: "there is no connection, or it does not answer".into() };
+        if !self.store.is_redis_connected() {
+            return Err(away());
+        }
+        let telling = queue::set_slots(self.store.redis(), slots);
+        let has_lost_all = !timeout(self.leader_patience() / 4, telling).await.map_err(|_| away())??;
         self.audit.run(&self.store, has_lost_all).await?;
         self.places.give(&self.store, slots).await
     }
@@ -221,8 +228,8 @@ impl Reconciler {
             None::<SetOptions>,
             false,
         );
-        if let Err(error) = stamp.await {
-            tracing::debug!(%error, "Could not stamp the leadership into Redis");
+        if !matches!(timeout(self.leader_patience() / 4, stamp).await, Ok(Ok(()))) {
+            tracing::debug!("Could not stamp the leadership into Redis");
         }
     }
 

@@ -127,7 +127,8 @@ impl Drop for JobDir {
     }
 }
 
-/// End the processes of the folders whose lock nobody holds, and remove these.
+/// End the processes of the folders whose lock nobody holds, and empty these. The free lock, by which others see that
+/// its worker is dead, stays until the start after this one.
 fn sweep(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
@@ -136,12 +137,23 @@ fn sweep(parent: &Path) -> io::Result<()> {
         if lock.try_lock().is_err() {
             continue;
         }
-        tracing::info!(path = %path.display(), "Removing what a former worker left");
-        match strays::end(&path).and_then(|ended| remove(&path).map(|()| ended)) {
-            Ok(0) => {}
+        match strays::end(&path).and_then(|ended| empty(&path).map(|()| ended)) {
+            Ok(0) => tracing::info!(path = %path.display(), "Removed what a former worker left"),
             Ok(ended) => tracing::warn!(path = %path.display(), ended, "A former worker left {ended} processes, which were ended"),
             Err(error) => tracing::warn!(%error, path = %path.display(), "Could not remove all of what a former worker left"),
         }
+    }
+    Ok(())
+}
+
+/// Remove what is in a folder beside its lock; where that is nothing, the folder.
+fn empty(path: &Path) -> io::Result<()> {
+    let entries: Vec<PathBuf> = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    if entries.len() == 1 {
+        return remove(path);
+    }
+    for entry in entries.iter().filter(|entry| !entry.ends_with(LOCK)) {
+        if entry.is_dir() { remove(entry)? } else { fs::remove_file(entry)? }
     }
     Ok(())
 }
@@ -176,8 +188,9 @@ mod tests {
         let another = JobsRoot::create(&parent).expect("create");
 
         assert!(living.path().exists() && another.path().exists());
-        assert!(!dead.exists());
-        drop((living, another));
+        let left: Vec<_> = fs::read_dir(&dead).expect("read").map(|entry| entry.expect("read").file_name()).collect();
+        assert_eq!(left, [LOCK]);
+        drop((living, another, JobsRoot::create(&parent).expect("create")));
         assert_eq!(fs::read_dir(&parent).expect("read").count(), 0);
         fs::remove_dir(&parent).expect("clean");
     }
@@ -193,6 +206,7 @@ mod tests {
         drop(JobsRoot::create(&parent).expect("create"));
 
         assert!(!left.wait().expect("it is ours").success());
+        drop(JobsRoot::create(&parent).expect("create"));
         assert_eq!(fs::read_dir(&parent).expect("read").count(), 0);
         fs::remove_dir(&parent).expect("clean");
     }

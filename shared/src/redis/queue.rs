@@ -13,7 +13,9 @@ use fred::{
     types::{Expiration, config::Options, scripts::Script},
 };
 
-use super::{keys, unavailable};
+use tokio::time::timeout;
+
+use super::{COMMAND_TIMEOUT, keys, unavailable};
 use crate::{
     Result,
     id::{JobId, WorkerId},
@@ -220,8 +222,9 @@ async fn read(client: &Client, worker: WorkerId, most: u64, block: Option<Durati
         }
         Err(error) => {
             if matches!(error.kind(), ErrorKind::Timeout) {
-                // The client stays stuck behind the blocked command otherwise.
-                let _ = client.force_reconnection().await;
+                // The client stays stuck behind the blocked command otherwise. It goes on by itself where Redis is away
+                // for longer.
+                let _ = timeout(COMMAND_TIMEOUT, client.force_reconnection()).await;
             }
             Err(unavailable(error))
         }
