@@ -112,43 +112,43 @@ impl Jobs {
         let request = canonical_json(&new.spec);
         let hash = request_hash(&new, &request);
         failpoint::pass("api.before_insert");
-        // Row first: what Redis loses or never hears, the leader rings for again.
-        let refusal = match self.insert(&new, &request, &hash).await {
-            Ok(Some(mut job)) => {
-                failpoint::pass("api.after_insert");
-                job.has_place = Box::pin(self.announce(&job)).await;
-                failpoint::pass("api.before_answer");
-                return Ok(Submitted { job, replayed: false });
+        let most = self.store.max_queued_per_user();
+        // Who counts without taking turns may not see what is inserted meanwhile.
+        let few = most.saturating_sub(AT_ONCE);
+        for (most, takes_turns) in [(few, false), (most, true)] {
+            if most == 0 {
+                continue;
             }
-            // Or its key was taken, which makes no difference to how many wait.
-            Ok(None) => Error::QueueFull,
-            // What was accepted while the conversation was open stays accepted.
-            Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => closed,
-            Err(error) => return Err(error),
-        };
-        self.replay(&new, &hash).await?.ok_or(refusal)
+            // Row first: what Redis loses or never hears, the leader rings for again.
+            let refusal = match Box::pin(self.insert(&new, &request, &hash, most, takes_turns)).await {
+                Ok(Some(mut job)) => {
+                    failpoint::pass("api.after_insert");
+                    job.has_place = Box::pin(self.announce(&job)).await;
+                    failpoint::pass("api.before_answer");
+                    return Ok(Submitted { job, replayed: false });
+                }
+                Ok(None) => None,
+                // What was accepted while the conversation was open stays accepted.
+                Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => Some(closed),
+                Err(error) => return Err(error),
+            };
+            match (self.replay(&new, &hash).await?, refusal) {
+                (Some(known), _) => return Ok(known),
+                (None, Some(refusal)) => return Err(refusal),
+                (None, None) => {}
+            }
+        }
+        Err(Error::QueueFull)
     }
 
     /// Insert the row of `new`. `None` when as many jobs of its owner wait as may, or its key was taken.
-    async fn insert(&self, new: &NewJob, request: &str, hash: &[u8]) -> Result<Option<Job>> {
-        let most = self.store.max_queued_per_user();
-        // Who counts without holding the user may not see those that are inserted meanwhile.
-        let few = most.saturating_sub(AT_ONCE);
-        if few > 0
-            && let Some(job) = self.insert_one(new, request, hash, few, false).await?
-        {
-            return Ok(Some(job));
-        }
-        Box::pin(self.insert_one(new, request, hash, most, true)).await
-    }
-
-    async fn insert_one(&self, new: &NewJob, request: &str, hash: &[u8], most: u32, is_exact: bool) -> Result<Option<Job>> {
-        if new.session_id.is_none() && !is_exact {
+    async fn insert(&self, new: &NewJob, request: &str, hash: &[u8], most: u32, takes_turns: bool) -> Result<Option<Job>> {
+        if new.session_id.is_none() && !takes_turns {
             return insert(self.store.db().pool(), new, None, request, hash, most).await;
         }
         let transaction = self.store.db().begin().await?;
-        if is_exact {
-            users::hold(&transaction, new.user_id).await?;
+        if takes_turns {
+            users::take_turn(&transaction, new.user_id).await?;
         }
         let inserted = match new.session_id {
             None => insert(&transaction, new, None, request, hash, most).await?,
@@ -293,7 +293,7 @@ impl Jobs {
             None => None,
         };
         let request = canonical_json(&new.spec);
-        users::hold(&transaction, new.user_id).await?;
+        users::take_turn(&transaction, new.user_id).await?;
         let most = self.store.max_queued_per_user();
         let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request), most).await?;
         let retry = inserted.ok_or(Error::QueueFull)?.id;

@@ -1,5 +1,5 @@
 //! The database: what is true. The only place that knows tables and columns. One SQL text serves both
-//! databases; `{now}` and `{for_share}` stand for the little they say differently.
+//! databases; `{now}`, `{for_share}`, `{for_update}` and `{for_turn}` stand for the little they say differently.
 
 use std::time::Duration;
 
@@ -118,12 +118,13 @@ async fn execute(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator
 
 fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     let backend = db.get_database_backend();
-    let (now, for_share, for_update) = match backend {
+    let (now, for_share, for_update, for_turn) = match backend {
         // One writer at a time gives the order that the row locks give.
-        DbBackend::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", ""),
-        _ => ("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", "FOR SHARE", "FOR UPDATE"),
+        DbBackend::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", "", ""),
+        _ => ("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", "FOR SHARE", "FOR UPDATE", "FOR NO KEY UPDATE"),
     };
-    let sql = sql.replace("{now}", now).replace("{for_share}", for_share).replace("{for_update}", for_update);
+    let sql =
+        sql.replace("{now}", now).replace("{for_share}", for_share).replace("{for_update}", for_update).replace("{for_turn}", for_turn);
     Statement::from_sql_and_values(backend, sql, values)
 }
 
@@ -183,11 +184,11 @@ fn is_passing(error: &DbErr) -> bool {
     }
 }
 
-/// PostgreSQL's classes 08 (connection), 40 (rollback), 53 (resources), 57 (operator), 55P03 (lock not
-/// available) and 25P03 (idle in transaction); SQLite's BUSY, LOCKED, IOERR, FULL, CANTOPEN.
+/// PostgreSQL's classes 08 (connection), 40 (rollback), 53 (resources), 57 (operator), 55000 (the database takes no
+/// connections), 55P03 (lock not available) and 25P03 (idle in transaction); SQLite's BUSY, LOCKED, IOERR, FULL, CANTOPEN.
 fn is_passing_code(code: &str) -> bool {
     if code.len() == 5 {
-        return ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25P03");
+        return ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || matches!(code, "55000" | "55P03" | "25P03");
     }
     // SQLite puts the primary code into the low byte.
     code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_broken_connection_may_pass_and_a_broken_law_will_not() {
-        for passing in ["08006", "40001", "53300", "57P01", "57014", "55P03", "5", "517", "6", "13"] {
+        for passing in ["08006", "40001", "53300", "57P01", "57014", "55000", "55P03", "5", "517", "6", "13"] {
             assert!(is_passing_code(passing), "{passing}");
         }
         for lasting in ["23505", "42601", "22P05", "P0001", "19", "2067", "1"] {

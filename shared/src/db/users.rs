@@ -85,6 +85,13 @@ pub async fn hold(db: &impl ConnectionTrait, id: UserId) -> Result<Option<User>>
     user(db, "SELECT * FROM users WHERE id = $1 AND deleted_at IS NULL {for_update}", [id.uuid().into()]).await
 }
 
+/// Let who does this for the same user go one after the other, until their transactions end. It holds nobody up who
+/// only refers to the user, as a new job does.
+pub async fn take_turn(db: &impl ConnectionTrait, id: UserId) -> Result<()> {
+    let _: Option<Id> = row(db, "SELECT id FROM users WHERE id = $1 {for_turn}", [id.uuid().into()]).await?;
+    Ok(())
+}
+
 /// Insert an account. `None` when its address is taken.
 pub async fn insert(db: &impl ConnectionTrait, new: &NewUser) -> Result<Option<User>> {
     user(
