@@ -36,6 +36,12 @@ impl Client {
         Self { http, base: base.to_owned(), header }
     }
 
+    /// The same client of another server.
+    #[must_use]
+    pub fn of_server(&self, base: &str) -> Self {
+        Self { base: base.to_owned(), ..self.clone() }
+    }
+
     /// Where the server is.
     pub fn base(&self) -> &str {
         &self.base

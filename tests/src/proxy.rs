@@ -1,4 +1,8 @@
-//! A TCP proxy that breaks a connection in the middle of what it carries, or lets it lead nowhere, when it is told to.
+//! A TCP proxy that breaks what it carries when it is told to: in the middle of an answer, after a request whose answer
+//! nobody hears, or by letting everything lead nowhere. One before each process makes "this worker alone is cut off"
+//! one call.
+
+mod faults;
 
 use std::{
     io,
@@ -8,13 +12,19 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
     net::{TcpListener, TcpStream, UnixStream},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::servers::TestDatabase;
+
+use faults::{Faults, Watched};
 
 /// What tells a subscriber of Redis from its other clients.
 const SUBSCRIBE: &[u8] = b"SUBSCRIBE\r\n";
@@ -22,7 +32,7 @@ const SUBSCRIBE: &[u8] = b"SUBSCRIBE\r\n";
 /// A running proxy. Dropping it ends it and its connections.
 pub struct Proxy {
     address: SocketAddr,
-    budget: Arc<Budget>,
+    faults: Arc<Faults>,
     lines: Arc<Mutex<Vec<Arc<Line>>>>,
     stop: CancellationToken,
 }
@@ -39,8 +49,12 @@ enum Target {
 struct Line {
     /// Whether its client subscribed to something of Redis.
     subscribes: AtomicBool,
+    /// Whether the next answer is lost, and the connection with it.
+    loses_answer: AtomicBool,
     /// Fires when nothing is carried any more, though both ends stay open.
     leads_nowhere: CancellationToken,
+    /// Fires when it is to end.
+    broken: CancellationToken,
 }
 
 impl Proxy {
@@ -54,13 +68,18 @@ impl Proxy {
         Self::lead_to(Target::Socket(socket.to_owned())).await
     }
 
+    /// Carry what comes to a free port to the server of a PostgreSQL database.
+    pub async fn to_postgres(database: &TestDatabase) -> anyhow::Result<Self> {
+        Ok(Self::start(database.address()?).await?)
+    }
+
     async fn lead_to(target: Target) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (budget, lines, stop) = (Arc::new(Budget::default()), Arc::default(), CancellationToken::new());
-        let accepting = accept(listener, target, Arc::clone(&budget), Arc::clone(&lines), stop.clone());
+        let (faults, lines, stop) = (Arc::new(Faults::default()), Arc::default(), CancellationToken::new());
+        let accepting = accept(listener, target, Arc::clone(&faults), Arc::clone(&lines), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(accepting));
-        Ok(Self { address, budget, lines, stop })
+        Ok(Self { address, faults, lines, stop })
     }
 
     /// Where it is.
@@ -73,28 +92,82 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Where it is, for clients of Redis.
+    pub fn redis_url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
     /// Let so many more bytes through to clients, then break the connection that carries the next one.
     pub fn cut_after(&self, bytes: usize) {
-        self.budget.left().left = Some(bytes);
+        self.faults.cut_after(bytes);
+    }
+
+    /// Let the `nth` request from here on that has `bytes` in it through, then break its connection instead of
+    /// bringing an answer: what was asked for is done, and who asked does not know it. Letters of either case are the
+    /// same.
+    pub fn drop_reply_then_close(&self, bytes: &[u8], nth: usize) {
+        self.faults.watch_requests(Watched::new(bytes, nth));
+    }
+
+    /// Break the connection that is about to bring the `nth` answer from here on that has `bytes` in it.
+    pub fn swallow_reply(&self, bytes: &[u8], nth: usize) {
+        self.faults.watch_answers(Watched::new(bytes, nth));
+    }
+
+    /// How many answers were lost by [`Self::drop_reply_then_close`] and [`Self::swallow_reply`].
+    pub fn lost_replies(&self) -> usize {
+        self.faults.lost_replies()
+    }
+
+    /// Let everything lead nowhere, what is there and what comes: connections stay open, and nothing comes through
+    /// either way, until it is healed.
+    pub fn black_hole(&self) {
+        self.faults.hole.send_replace(true);
+    }
+
+    /// End what [`Self::black_hole`], [`Self::refuse`] and [`Self::latency`] began. What waited is carried.
+    pub fn heal(&self) {
+        self.faults.hole.send_replace(false);
+        self.faults.refuses.store(false, Ordering::Relaxed);
+        self.latency(Duration::ZERO);
+    }
+
+    /// Hold everything up for so long, each way.
+    pub fn latency(&self, delay: Duration) {
+        self.faults.set_delay(delay);
+    }
+
+    /// Break all connections there are.
+    pub fn reset(&self) {
+        for line in lock(&self.lines).drain(..) {
+            line.broken.cancel();
+        }
+    }
+
+    /// Break all connections there are, and every further one at once, until it is healed.
+    pub fn refuse(&self) {
+        self.faults.refuses.store(true, Ordering::Relaxed);
+        self.reset();
     }
 
     /// Let the connections there are whose clients subscribed to something of Redis lead nowhere: they stay open, and
     /// nothing comes through. How many there are.
     pub fn black_hole_subscribers(&self) -> usize {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let subscribers = lines.iter().filter(|line| line.subscribes.load(Ordering::Relaxed) && !line.leads_nowhere.is_cancelled());
+        let lines = lock(&self.lines);
+        let leading = |line: &&Arc<Line>| !line.leads_nowhere.is_cancelled() && !line.broken.is_cancelled();
+        let subscribers = lines.iter().filter(|line| line.subscribes.load(Ordering::Relaxed)).filter(leading);
         subscribers.inspect(|line| line.leads_nowhere.cancel()).count()
     }
 
     /// Let all the connections there are lead nowhere; those to come are carried. How many they were.
-    pub fn black_hole(&self) -> usize {
+    pub fn black_hole_present(&self) -> usize {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().filter(|line| !line.leads_nowhere.is_cancelled()).inspect(|line| line.leads_nowhere.cancel()).count()
     }
 
-    /// How many connections it broke.
+    /// How many connections it broke in the middle of an answer.
     pub fn cuts(&self) -> usize {
-        self.budget.left().cuts
+        self.faults.cuts()
     }
 }
 
@@ -104,96 +177,101 @@ impl Drop for Proxy {
     }
 }
 
-/// What may go to clients before a connection breaks.
-#[derive(Default)]
-struct Budget(Mutex<Left>);
-
-#[derive(Default)]
-struct Left {
-    /// `None`: anything.
-    left: Option<usize>,
-    cuts: usize,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Budget {
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many of `wanted` bytes may go; fewer than those mean that the connection breaks.
-    fn take(&self, wanted: usize) -> usize {
-        let mut state = self.left();
-        match state.left {
-            None => wanted,
-            Some(left) if wanted <= left => {
-                state.left = Some(left - wanted);
-                wanted
-            }
-            Some(left) => {
-                *state = Left { left: None, cuts: state.cuts + 1 };
-                left
-            }
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, target: Target, budget: Arc<Budget>, lines: Arc<Mutex<Vec<Arc<Line>>>>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, target: Target, faults: Arc<Faults>, lines: Arc<Mutex<Vec<Arc<Line>>>>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
+        if faults.refuses.load(Ordering::Relaxed) {
+            continue;
+        }
         let line = Arc::new(Line::default());
-        lines.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&line));
-        let (target, budget) = (target.clone(), Arc::clone(&budget));
+        {
+            let mut lines = lock(&lines);
+            lines.retain(|line| !line.broken.is_cancelled());
+            lines.push(Arc::clone(&line));
+        }
+        let (target, faults) = (target.clone(), Arc::clone(&faults));
         connections.spawn(stop.clone().run_until_cancelled_owned(async move {
-            // It ends with one of its ends, or by a cut.
+            // It ends with one of its ends, or by a fault.
             let _ = match target {
-                Target::Address(address) => carry(client, TcpStream::connect(address).await, &budget, &line).await,
-                Target::Socket(path) => carry(client, UnixStream::connect(path).await, &budget, &line).await,
+                Target::Address(address) => carry(client, TcpStream::connect(address).await, &faults, &line).await,
+                Target::Socket(path) => carry(client, UnixStream::connect(path).await, &faults, &line).await,
             };
+            line.broken.cancel();
         }));
     }
 }
 
-async fn carry<S: AsyncRead + AsyncWrite>(client: TcpStream, server: io::Result<S>, budget: &Budget, line: &Line) -> io::Result<()> {
+async fn carry<S: AsyncRead + AsyncWrite>(client: TcpStream, server: io::Result<S>, faults: &Faults, line: &Line) -> io::Result<()> {
     client.set_nodelay(true)?;
     let ((mut asked, mut answered), (mut answers, mut requests)) = (split(client), split(server?));
     let carrying = async {
         tokio::select! {
-            ended = ask(&mut asked, &mut requests, line) => ended,
-            ended = answer(&mut answered, &mut answers, budget) => ended,
+            ended = ask(&mut asked, &mut requests, faults, line) => ended,
+            ended = answer(&mut answered, &mut answers, faults, line) => ended,
+            () = line.broken.cancelled() => Ok(()),
         }
     };
-    match line.leads_nowhere.run_until_cancelled(carrying).await {
-        Some(ended) => ended,
-        // Whoever waits at one of the ends is to find out by themselves.
-        None => std::future::pending().await,
+    if let Some(ended) = line.leads_nowhere.run_until_cancelled(carrying).await {
+        return ended;
     }
+    // Whoever waits at one of the ends is to find out by themselves.
+    line.broken.cancelled().await;
+    Ok(())
 }
 
-async fn ask(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, line: &Line) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
+async fn ask(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, faults: &Faults, line: &Line) -> io::Result<()> {
+    let (mut buffer, mut before) = (vec![0; 16 * 1024], Vec::new());
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
             return Ok(());
         }
-        if buffer[..read].windows(SUBSCRIBE.len()).any(|bytes| bytes.eq_ignore_ascii_case(SUBSCRIBE)) {
+        if contains(&buffer[..read], SUBSCRIBE) {
             line.subscribes.store(true, Ordering::Relaxed);
+        }
+        pass(faults).await;
+        // Before it goes: the answer may be here at once.
+        if faults.is_watched_request(&mut before, &buffer[..read]) {
+            line.loses_answer.store(true, Ordering::Release);
         }
         to.write_all(&buffer[..read]).await?;
     }
 }
 
-async fn answer(mut to: impl AsyncWrite + Unpin, mut from: impl AsyncRead + Unpin, budget: &Budget) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
+async fn answer(mut to: impl AsyncWrite + Unpin, mut from: impl AsyncRead + Unpin, faults: &Faults, line: &Line) -> io::Result<()> {
+    let (mut buffer, mut before) = (vec![0; 16 * 1024], Vec::new());
     loop {
         let read = from.read(&mut buffer).await?;
-        let allowed = budget.take(read);
+        pass(faults).await;
+        if line.loses_answer.load(Ordering::Acquire) || faults.is_watched_answer(&mut before, &buffer[..read]) {
+            faults.lose_reply();
+            return Ok(());
+        }
+        let allowed = faults.take(read);
         to.write_all(&buffer[..allowed]).await?;
         if read == 0 || allowed < read {
             return Ok(());
         }
     }
+}
+
+/// Wait as long as nothing gets through.
+async fn pass(faults: &Faults) {
+    let delay = faults.delay();
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    // Its sender lives as long as the faults do.
+    let _ = faults.hole.subscribe().wait_for(|is_open| !is_open).await;
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|bytes| bytes.eq_ignore_ascii_case(part))
 }
 
 #[cfg(test)]
@@ -202,8 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_subscriber_in_a_black_hole_hears_nothing_and_its_connection_stays_open() {
-        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let proxy = Proxy::start(server.local_addr().expect("an address")).await.expect("a port");
+        let (server, proxy) = pair().await;
         let (mut clients, mut servers) = (Vec::new(), Vec::new());
         for said in ["*1\r\n$4\r\nPING\r\n", "*2\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n"] {
             let mut client = TcpStream::connect(proxy.address()).await.expect("a proxy");
@@ -220,14 +297,13 @@ mod tests {
         }
 
         assert_eq!(clients[0].read_u8().await.expect("a byte"), b'!');
-        let nothing = tokio::time::timeout(std::time::Duration::from_millis(200), clients[1].read_u8()).await;
+        let nothing = tokio::time::timeout(Duration::from_millis(200), clients[1].read_u8()).await;
         assert!(nothing.is_err(), "{nothing:?}");
     }
 
     #[tokio::test]
     async fn a_connection_breaks_after_so_many_bytes_and_the_next_one_does_not() {
-        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let proxy = Proxy::start(server.local_addr().expect("an address")).await.expect("a port");
+        let (server, proxy) = pair().await;
         proxy.cut_after(3);
 
         for expected in ["hel", "hello"] {
@@ -240,5 +316,86 @@ mod tests {
             assert_eq!(heard, expected);
         }
         assert_eq!(proxy.cuts(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_done_and_its_answer_is_lost() {
+        let (server, proxy) = pair().await;
+        proxy.drop_reply_then_close(b"set", 2);
+
+        for (said, is_answered) in [("SET a", true), ("get a", true), ("SET b", false)] {
+            let mut client = TcpStream::connect(proxy.address()).await.expect("a proxy");
+            client.write_all(said.as_bytes()).await.expect("written");
+            let (mut serving, _) = server.accept().await.expect("a client");
+            let mut heard = vec![0; said.len()];
+            serving.read_exact(&mut heard).await.expect("what was said");
+            assert_eq!(heard, said.as_bytes());
+            serving.write_all(b"done").await.expect("written");
+            drop(serving);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("an end");
+            assert_eq!(answer, if is_answered { "done" } else { "" }, "{said}");
+        }
+        assert_eq!(proxy.lost_replies(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_known_by_what_is_in_it_even_where_it_comes_in_two_parts() {
+        let (server, proxy) = pair().await;
+        proxy.swallow_reply(b"entry", 1);
+        let mut client = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        let (mut serving, _) = server.accept().await.expect("a client");
+
+        serving.write_all(b"nothing;ent").await.expect("written");
+        let mut heard = vec![0; 11];
+        client.read_exact(&mut heard).await.expect("the first part");
+        serving.write_all(b"ry;").await.expect("written");
+
+        assert_eq!(client.read_to_end(&mut heard).await.expect("an end"), 0);
+        assert_eq!((heard.as_slice(), proxy.lost_replies()), (b"nothing;ent".as_slice(), 1));
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_holds_what_comes_until_it_is_healed() {
+        let (server, proxy) = pair().await;
+        let mut client = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        let (mut serving, _) = server.accept().await.expect("a client");
+
+        proxy.black_hole();
+        client.write_all(b"?").await.expect("written");
+        let mut late = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        late.write_all(b"?").await.expect("written");
+        let (mut serving_late, _) = server.accept().await.expect("a client");
+        for serving in [&mut serving, &mut serving_late] {
+            let nothing = tokio::time::timeout(Duration::from_millis(100), serving.read_u8()).await;
+            assert!(nothing.is_err(), "{nothing:?}");
+        }
+        proxy.heal();
+
+        assert_eq!(serving.read_u8().await.expect("a byte"), b'?');
+        assert_eq!(serving_late.read_u8().await.expect("a byte"), b'?');
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_may_come_again_once_it_is_healed() {
+        let (server, proxy) = pair().await;
+        let mut present = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        let (_serving, _) = server.accept().await.expect("a client");
+
+        proxy.refuse();
+        let mut refused = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        for client in [&mut present, &mut refused] {
+            assert_eq!(client.read(&mut [0]).await.expect("an end"), 0);
+        }
+        proxy.heal();
+
+        let _again = TcpStream::connect(proxy.address()).await.expect("a proxy");
+        server.accept().await.expect("a client");
+    }
+
+    async fn pair() -> (TcpListener, Proxy) {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let proxy = Proxy::start(server.local_addr().expect("an address")).await.expect("a port");
+        (server, proxy)
     }
 }

@@ -1,48 +1,48 @@
 //! The stores a system runs on, each test's own: a Redis behind a socket, and a database of either kind.
 
+mod postgres;
+
 use std::{
     io::{BufRead as _, BufReader},
-    path::Path,
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection};
 use shared::config::Env;
 use tokio::time::timeout;
 
-use crate::system::PATIENCE;
+use crate::{proxy::Proxy, system::PATIENCE};
 
 /// A `redis-server` with an append-only file, ended when dropped.
 pub struct RedisServer {
-    child: Child,
+    child: Mutex<Child>,
+    directory: PathBuf,
     url: String,
 }
 
 impl RedisServer {
     /// Start one that keeps its data in `directory`, and wait until it answers.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        let program = Env::of_process().text("REDIS_SERVER").unwrap_or("redis-server").to_owned();
         let socket = directory.join("redis.sock");
-        let mut child = Command::new(&program)
-            .args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--unixsocket"])
-            .arg(&socket)
-            .arg("--dir")
-            .arg(directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("could not start `{program}`"))?;
-        let output = child.stdout.take().context("its output is piped")?;
-        let mut lines = BufReader::new(output).lines();
-        if !lines.by_ref().map_while(Result::ok).any(|line| line.contains("now ready to accept connections")) {
-            bail!("redis-server ended at its start: {}", child.wait()?);
-        }
-        // It blocks once the pipe is full.
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, url: format!("redis+unix://{}", socket.display()) })
+        let child = Mutex::new(spawn_redis(directory, &socket)?);
+        Ok(Self { child, directory: directory.to_owned(), url: format!("redis+unix://{}", socket.display()) })
+    }
+
+    /// End it at once, as a crash does, and start it again with what it had written down.
+    pub fn restart(&self) -> anyhow::Result<()> {
+        self.kill();
+        *self.child() = spawn_redis(&self.directory, self.socket())?;
+        Ok(())
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it is.
@@ -52,12 +52,18 @@ impl RedisServer {
 
     /// Its process.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.child().id()
     }
 
     /// Its socket.
     pub fn socket(&self) -> &Path {
         Path::new(self.url.trim_start_matches("redis+unix://"))
+    }
+
+    /// Let it stand still, or go on.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child().id())?).context("a process id")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Send it a command, as an operator would; its answer.
@@ -67,9 +73,10 @@ impl RedisServer {
     }
 
     /// End it at once, as a crash does.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn kill(&self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -77,6 +84,28 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn spawn_redis(directory: &Path, socket: &Path) -> anyhow::Result<Child> {
+    let program = Env::of_process().text("REDIS_SERVER").unwrap_or("redis-server").to_owned();
+    let mut child = Command::new(&program)
+        .args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--unixsocket"])
+        .arg(socket)
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("could not start `{program}`"))?;
+    let output = child.stdout.take().context("its output is piped")?;
+    let mut lines = BufReader::new(output).lines();
+    if !lines.by_ref().map_while(Result::ok).any(|line| line.contains("now ready to accept connections")) {
+        bail!("redis-server ended at its start: {}", child.wait()?);
+    }
+    // It blocks once the pipe is full.
+    std::thread::spawn(move || lines.for_each(drop));
+    Ok(child)
 }
 
 /// A kind of database.
@@ -88,24 +117,33 @@ pub enum Kind {
     Postgres,
 }
 
+pub use postgres::PostgresServer;
+
 /// An empty database of one test. PostgreSQL's go with their server.
 pub struct TestDatabase {
     url: String,
+    /// The server, where it is this test's own.
+    server: Option<PostgresServer>,
 }
 
 impl TestDatabase {
     /// Create one; a file is made in `directory` by whoever migrates first.
     pub async fn create(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
         if kind == Kind::Sqlite {
-            return Ok(Self { url: format!("sqlite://{}", directory.join("test.sqlite").display()) });
+            return Ok(Self { url: format!("sqlite://{}", directory.join("test.sqlite").display()), server: None });
         }
-        let server = postgres_server()?;
-        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
-        let admin = connect(&server).await?;
-        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
-        admin.close().await?;
-        let (base, _) = server.rsplit_once('/').context("a server's address names a database")?;
-        Ok(Self { url: format!("{base}/{name}") })
+        Ok(Self { url: create_database(&postgres_server()?).await?, server: None })
+    }
+
+    /// Create one in a PostgreSQL server of its own, which keeps its data in `directory`.
+    pub async fn alone(directory: &Path) -> anyhow::Result<Self> {
+        let server = PostgresServer::start(directory).await?;
+        Ok(Self { url: create_database(server.url()).await?, server: Some(server) })
+    }
+
+    /// The server, where it is this test's own.
+    pub fn server(&self) -> anyhow::Result<&PostgresServer> {
+        self.server.as_ref().context("the server is others' as well")
     }
 
     /// Where it is.
@@ -116,6 +154,27 @@ impl TestDatabase {
     /// What its server calls it.
     pub fn name(&self) -> anyhow::Result<&str> {
         Ok(self.url.rsplit_once('/').context("an address names a database")?.1)
+    }
+
+    /// Where the server of a PostgreSQL database listens.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let (_, host) = self.url.rsplit_once('@').context("an address with a user")?;
+        let (host, _) = host.split_once('/').context("an address names a database")?;
+        host.to_socket_addrs()?.next().with_context(|| format!("`{host}` is nowhere"))
+    }
+
+    /// Where a PostgreSQL database is for somebody who comes to it over `proxy`.
+    pub fn url_over(&self, proxy: &Proxy) -> anyhow::Result<String> {
+        let (user, host) = self.url.rsplit_once('@').context("an address with a user")?;
+        let (_, name) = host.split_once('/').context("an address names a database")?;
+        Ok(format!("{user}@{}/{name}", proxy.address()))
+    }
+
+    /// End every connection of a PostgreSQL database, as an operator may; new ones are taken.
+    pub async fn end_connections(&self) -> anyhow::Result<()> {
+        let (name, admin) = self.admin().await?;
+        admin.execute_unprepared(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await?;
+        Ok(admin.close().await?)
     }
 
     /// Break every connection of a PostgreSQL database and refuse new ones.
@@ -134,7 +193,11 @@ impl TestDatabase {
     }
 
     async fn admin(&self) -> anyhow::Result<(&str, DatabaseConnection)> {
-        Ok((self.name()?, connect(&postgres_server()?).await?))
+        let server = match &self.server {
+            Some(server) => server.url().to_owned(),
+            None => postgres_server()?,
+        };
+        Ok((self.name()?, connect(&server).await?))
     }
 
     /// How many rows there are: `rows` is what follows `FROM`.
@@ -163,6 +226,16 @@ impl TestDatabase {
     pub async fn connect(&self) -> anyhow::Result<DatabaseConnection> {
         connect(&self.url).await
     }
+}
+
+/// An empty database in the server at `url`; its own address.
+async fn create_database(url: &str) -> anyhow::Result<String> {
+    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let admin = connect(url).await?;
+    admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
+    admin.close().await?;
+    let (base, _) = url.rsplit_once('/').context("a server's address names a database")?;
+    Ok(format!("{base}/{name}"))
 }
 
 fn postgres_server() -> anyhow::Result<String> {

@@ -78,18 +78,35 @@ impl System {
     /// Start the stores and the scripted API; the test adds [`Self::api`]s and [`Self::worker`]s.
     pub async fn start(kind: Kind, cli: Cli) -> anyhow::Result<Self> {
         let directory = Directory::create()?;
+        let database = TestDatabase::create(kind, directory.path()).await?;
+        Self::over(database, directory, cli).await
+    }
+
+    /// The same over a PostgreSQL server of its own, which may crash.
+    pub async fn start_alone(cli: Cli) -> anyhow::Result<Self> {
+        let directory = Directory::create()?;
+        let database = TestDatabase::alone(directory.path()).await?;
+        Self::over(database, directory, cli).await
+    }
+
+    async fn over(database: TestDatabase, directory: Directory, cli: Cli) -> anyhow::Result<Self> {
         let cli = match cli {
             Cli::Real => Env::of_process()
                 .text("CLAUDE_BIN_REAL")
                 .context("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)")?
                 .into(),
-            Cli::Fake => built("fake-claude")?,
+            Cli::Fake => {
+                // By a name of this test's own: what it leaves running is told apart from what others run.
+                let link = directory.with("cli")?.join("fake-claude");
+                std::os::unix::fs::symlink(built("fake-claude")?, &link)?;
+                link
+            }
             Cli::At(path) => path,
         };
         Ok(Self {
             mock: MockAnthropic::start().await?,
             redis: RedisServer::start(directory.path())?,
-            database: TestDatabase::create(kind, directory.path()).await?,
+            database,
             cli,
             // Faster clocks than in production, in the same proportions.
             settings: BTreeMap::from([
@@ -126,21 +143,26 @@ impl System {
 
     /// Start an API server and wait until it serves.
     pub async fn api(&self) -> anyhow::Result<Api> {
-        let mut process = self.launch("api", &[("PORT", "0"), ("JWT_SECRET", JWT_SECRET)])?;
+        self.api_with(&[]).await
+    }
+
+    /// The same, with settings of its own.
+    pub async fn api_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Api> {
+        let mut process = self.launch("api", &[("PORT", "0"), ("JWT_SECRET", JWT_SECRET)], own)?;
         let line = process.said("Serving on http://").await?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
         // After its start: the schema is its own work.
-        let key = self.key.get_or_try_init(|| self.make_key()).await?;
+        let key = self.key.get_or_try_init(|| self.make_key(USER)).await?;
         Ok(Api { client: Client::new(&format!("http://{address}"), key), key: key.clone(), process })
     }
 
-    /// A key of a user who may use as much as the tests ask for.
-    async fn make_key(&self) -> anyhow::Result<String> {
+    /// A key of a user who may use as much as the tests ask for. The schema must be there.
+    pub async fn make_key(&self, email: &str) -> anyhow::Result<String> {
         let store = self.store().await?;
         let limits = UserLimits { rate_limit_per_hour: Some(1_000_000), ..UserLimits::default() };
         // Nobody logs in as this user: nobody knows the password.
         let password = Passwords::default().hash(&Password::new(Uuid::new_v4().to_string())).await?;
-        let new = NewUser { email: USER.parse()?, name: None, password, role: Role::User, limits };
+        let new = NewUser { email: email.parse()?, name: None, password, role: Role::User, limits };
         let user = Users::new(&store).create(new, &By::default()).await?;
         let new = NewApiKey {
             user_id: user.id,
@@ -157,19 +179,28 @@ impl System {
 
     /// Start a worker and wait until it takes jobs.
     pub async fn worker(&self) -> anyhow::Result<Running> {
-        let mut worker = self.worker_without_waiting()?;
+        self.worker_with(&[]).await
+    }
+
+    /// The same, with settings of its own.
+    pub async fn worker_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Running> {
+        let mut worker = self.launch_worker(own)?;
         worker.said("Joined as").await?;
         Ok(worker)
     }
 
     /// Start a worker.
     pub fn worker_without_waiting(&self) -> anyhow::Result<Running> {
+        self.launch_worker(&[])
+    }
+
+    fn launch_worker(&self, own: &[(&str, &str)]) -> anyhow::Result<Running> {
         let cli = self.cli.to_string_lossy().into_owned();
         let jobs = self.directory.path().join("jobs").to_string_lossy().into_owned();
         let url = self.mock.url().to_owned();
         let settings =
             [("CLAUDE_BIN", cli.as_str()), ("JOBS_DIR", &jobs), ("ANTHROPIC_BASE_URL", &url), ("ANTHROPIC_API_KEY", "sk-made-up")];
-        self.launch("worker", &settings)
+        self.launch("worker", &settings, own)
     }
 
     /// Run `api` with `words`, as an operator does; what it printed, and what it logged.
@@ -199,10 +230,11 @@ impl System {
         Ok(Membership::join(&store, &worker).await?.id().to_string())
     }
 
-    fn launch(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<Running> {
+    /// What comes last wins.
+    fn launch(&self, name: &str, settings: &[(&str, &str)], own: &[(&str, &str)]) -> anyhow::Result<Running> {
         let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url()), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
         let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Running::launch(name, stores.into_iter().chain(settings.iter().copied()).chain(common))
+        Running::launch(name, stores.into_iter().chain(settings.iter().copied()).chain(common).chain(own.iter().copied()))
     }
 }
 
@@ -283,6 +315,11 @@ impl Running {
     /// Its process id.
     pub fn id(&self) -> anyhow::Result<u32> {
         self.child.id().context("it still runs")
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Send it a signal.

@@ -364,7 +364,7 @@ async fn tokens_are_forgotten_a_day_after_they_expired(kind: Kind) -> anyhow::Re
 }
 
 async fn a_change_is_felt_at_once_where_it_was_made(kind: Kind) -> anyhow::Result<()> {
-    let mut system = System::start(kind, Cli::Fake).await?;
+    let system = System::start(kind, Cli::Fake).await?;
     let api = Replica::start(&system).await?;
     system.redis.kill();
     let user = api.user().await?;
@@ -411,7 +411,7 @@ async fn a_change_is_heard_of_by_the_other_processes(kind: Kind) -> anyhow::Resu
 }
 
 async fn what_was_revoked_is_dead_within_a_second_without_redis(kind: Kind) -> anyhow::Result<()> {
-    let mut system = System::start(kind, Cli::Fake).await?;
+    let system = System::start(kind, Cli::Fake).await?;
     let (here, there) = (Replica::start(&system).await?, Replica::start(&system).await?);
     let user = here.user().await?;
     system.redis.kill();

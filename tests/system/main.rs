@@ -8,6 +8,7 @@ mod cancel;
 mod cli_faults;
 mod clients;
 mod crash;
+mod crash_points;
 mod crowd;
 mod dead_letters;
 mod drain;

@@ -104,7 +104,7 @@ async fn a_draining_worker_lives_and_is_not_ready() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_waits_for_its_stores_lives_and_is_not_ready() -> anyhow::Result<()> {
-    let mut system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0");
+    let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0");
     system.redis.kill();
     let mut worker = system.worker_without_waiting()?;
     let pages = pages_of(&mut worker).await?;

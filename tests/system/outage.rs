@@ -95,7 +95,7 @@ async fn a_connection_to_redis_that_leads_nowhere_is_given_up_within_four_second
     assert_eq!(api.client.request(Method::GET, "/health/ready").send().await?.status(), 200);
 
     // One for commands, one for subscriptions.
-    assert_eq!(proxy.black_hole(), 2);
+    assert_eq!(proxy.black_hole_present(), 2);
     let lost = Instant::now();
     let ready = api.client.request(Method::GET, "/health/ready").send().await?;
     assert_eq!(ready.status(), 503, "it cannot have been asked");

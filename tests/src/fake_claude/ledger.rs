@@ -1,5 +1,6 @@
 //! The file a test reads to learn which runs there were: `start PID MS SESSION` and `stop PID MS CODE`,
-//! appended line by line. A start without a stop was killed. One process keeps one ledger.
+//! appended line by line. A start without a stop was killed. Whoever starts while an earlier run of the same ledger
+//! still lives says so: `beside PID MS OTHER`. One process keeps one ledger.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,6 +11,8 @@ use std::{
 };
 
 use shared::time::Timestamp;
+
+use crate::runs::Runs;
 
 static LEDGER: OnceLock<(PathBuf, File)> = OnceLock::new();
 
@@ -22,7 +25,11 @@ pub(super) fn enter(path: &Path, session: &str) -> u32 {
             end(2)
         };
         let _ = LEDGER.set((path.to_owned(), file));
+        let earlier = Runs::read(path).living();
         note("start", session);
+        for other in earlier {
+            note("beside", &other.to_string());
+        }
     }
     let lines = fs::read_to_string(path).unwrap_or_default();
     u32::try_from(lines.lines().filter(|line| line.starts_with("start ")).count()).unwrap_or(u32::MAX)
