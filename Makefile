@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev start migrate build test bench soak check fmt openapi
+.PHONY: help run dev start migrate build test chaos bench soak check fmt openapi
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -29,6 +29,9 @@ build: ## Build everything for development
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
+chaos: ## Break everything while jobs run, as SEED says, and judge what is left of JOBS jobs
+	@exec setpriv --pdeathsig TERM scripts/chaos
+
 bench: ## Time the first text, with the service and without, a submit, a turn of a session, the protocol, and streams
 	@exec setpriv --pdeathsig TERM scripts/bench
 
@@ -41,7 +44,7 @@ check: ## What must hold before a push: format, lints, docs, contract
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 	cargo build --workspace --quiet
 	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
-	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,bench,soak,install} scripts/*.sh .ci/run
+	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,chaos,bench,soak,install} scripts/*.sh .ci/run
 
 fmt: ## Format the code
 	cargo fmt

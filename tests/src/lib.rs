@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod brood;
+pub mod chaos;
 pub mod cli_process;
 pub mod client;
 pub mod directory;

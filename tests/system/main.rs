@@ -5,6 +5,7 @@ mod accounts;
 mod answer;
 mod broken_transcripts;
 mod cancel;
+mod chaos;
 mod cli_faults;
 mod clients;
 mod crash;
