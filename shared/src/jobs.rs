@@ -186,7 +186,7 @@ impl Jobs {
     }
 
     async fn ring(&self, job: &Job) -> bool {
-        let ring = async {
+        let ringing = async {
             let Some(session) = job.session_id else {
                 return ending::ring(&self.store, job.id, Turn::Last).await;
             };
@@ -196,7 +196,7 @@ impl Jobs {
                 _ => Ok(false),
             }
         };
-        let rung = tokio::time::timeout(DISPATCH_BUDGET, ring).await;
+        let rung = tokio::time::timeout(DISPATCH_BUDGET, ringing).await;
         failpoint::pass("api.after_ring");
         match rung {
             Ok(Ok(has_place)) => has_place,

@@ -34,7 +34,13 @@ pub struct Place {
 #[derive(Clone)]
 pub struct Line {
     store: Store,
-    seen: Arc<Mutex<Option<(Instant, Arc<Count>)>>>,
+    seen: Arc<Mutex<Option<Look>>>,
+}
+
+/// What was seen, and when.
+struct Look {
+    at: Instant,
+    count: Arc<Count>,
 }
 
 /// Who waits.
@@ -53,16 +59,16 @@ impl Line {
     /// The line, as it was half a second ago or later. Those who ask at once wait for one answer.
     pub async fn look(&self) -> Result<Arc<Count>> {
         let mut seen = self.seen.lock().await;
-        if let Some((at, count)) = &*seen
-            && at.elapsed() < KEPT
+        if let Some(look) = &*seen
+            && look.at.elapsed() < KEPT
         {
-            return Ok(Arc::clone(count));
+            return Ok(Arc::clone(&look.count));
         }
         let at = Instant::now();
         let db = self.store.db();
         let count = Count { waiters: table::waiters(db).await?, slots: workers::slots(db).await?, mean_run: table::mean_run(db).await? };
         let count = Arc::new(count);
-        *seen = Some((at, Arc::clone(&count)));
+        *seen = Some(Look { at, count: Arc::clone(&count) });
         Ok(count)
     }
 }

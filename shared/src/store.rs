@@ -70,7 +70,9 @@ impl Store {
     async fn connect(config: &StoreConfig) -> Result<Self> {
         let database_url = config.database_url.expose_secret();
         patiently("database", || async { migration::up(database_url).await.map_err(db::error) }).await?;
-        let db = patiently("database", || async { Db::connect(config).await.map_err(db::error) }).await?;
+        let db =
+            patiently("database", || async { Db::connect(&config.database_url, config.database_connections).await.map_err(db::error) })
+                .await?;
         let redis_url = config.redis_url.expose_secret();
         let connect = || async { redis::connect(redis_url, Purpose::Commands).await.map_err(redis::unavailable) };
         let redis = patiently("redis", connect).await?;

@@ -17,7 +17,7 @@ use crate::{
     audit::{Action, By},
     consumption::Consumption,
     db::{
-        self, audit, jobs,
+        self, Db, audit, jobs,
         session_lock::SessionLock,
         workers::{self as table, NewRow},
     },
@@ -49,6 +49,8 @@ pub struct NewWorker {
 pub struct Membership {
     store: Store,
     id: WorkerId,
+    /// A connection for the beats alone: they wait for no job.
+    db: Db,
     last_accepted: Instant,
     /// What the leader had stamped last when the first beat since then failed.
     stamp: Option<String>,
@@ -93,6 +95,7 @@ impl Membership {
         let id = WorkerId::new();
         // Before the row is there: a worker whose lock is free is dead.
         let lock = SessionLock::take(store.database_url(), store.db().backend(), id.uuid(), store.timing().beat).await?;
+        let db = Db::connect(store.database_url(), 1).await.map_err(db::error)?;
         let lock_file = worker.lock_file.as_deref().map(Path::to_string_lossy);
         let row = NewRow {
             id,
@@ -107,7 +110,7 @@ impl Membership {
         if let Err(error) = announce_slots(store).await {
             tracing::debug!(%error, "Left it to the leader to see that there are more slots");
         }
-        Ok(Self { store: store.clone(), id, last_accepted: Instant::now(), stamp: None, lock })
+        Ok(Self { store: store.clone(), id, db, last_accepted: Instant::now(), stamp: None, lock })
     }
 
     /// This incarnation's id.
@@ -131,8 +134,8 @@ impl Membership {
     }
 
     async fn try_beat(&self) -> Result<Beat> {
-        let Some(drain) = table::beat(self.store.db(), self.id).await? else { return Ok(Beat::Lost) };
-        let cancelled = table::cancel_requests(self.store.db(), self.id).await?;
+        let Some(drain) = table::beat(&self.db, self.id).await? else { return Ok(Beat::Lost) };
+        let cancelled = table::cancel_requests(&self.db, self.id).await?;
         Ok(Beat::Accepted { cancelled, drain })
     }
 
@@ -304,5 +307,6 @@ pub(crate) async fn announce_slots(store: &Store) -> Result<()> {
 
 /// How long anything may take that is done once a beat.
 fn beat_limit(store: &Store) -> Duration {
-    store.timing().beat.max(Duration::from_millis(500))
+    // A few of them may take so long until a worker counts as silent.
+    store.timing().ttl / 4
 }

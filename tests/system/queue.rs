@@ -98,7 +98,7 @@ async fn the_jobs_of_one_user_go_by_priority_and_then_as_they_came(kind: Kind) -
     let mut hand = Hand::with_slots(&store, system.directory(), TEST_BEAT, 1).await?;
     let taken = work(&mut hand, 6).await?;
 
-    let order: Vec<String> = taken.iter().map(|job| text_of(job)).collect();
+    let order: Vec<String> = taken.iter().map(text_of).collect();
     assert_eq!(order, ["2", "5", "1", "4", "0", "3"]);
     Ok(())
 }

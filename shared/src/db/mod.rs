@@ -11,7 +11,7 @@ use sea_orm::{
 
 use crate::{
     Error, Result,
-    config::{ExposeSecret as _, StoreConfig},
+    config::{ExposeSecret as _, SecretString},
     store::Pool,
 };
 
@@ -38,11 +38,11 @@ pub struct Db {
 }
 
 impl Db {
-    /// Connect to a migrated database.
-    pub async fn connect(config: &StoreConfig) -> Result<Self, DbErr> {
-        let mut options = ConnectOptions::new(config.database_url.expose_secret());
+    /// Connect to a migrated database, with so many connections at most.
+    pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, DbErr> {
+        let mut options = ConnectOptions::new(url.expose_secret());
         options
-            .max_connections(config.database_connections)
+            .max_connections(connections)
             .min_connections(1)
             .connect_timeout(Duration::from_secs(3))
             .acquire_timeout(Duration::from_secs(3))

@@ -171,15 +171,11 @@ pub struct RoomLine {
 impl RoomLine {
     /// A place may be free; those announced meanwhile count once. Cancel-safe.
     pub async fn next(&mut self) {
-        let line = loop {
-            match &mut self.line {
-                Some(line) => break line,
-                None => {
-                    sleep(PROBE).await;
-                    self.line = self.signals.listen(keys::ROOM.to_owned()).await.ok();
-                }
-            }
-        };
+        while self.line.is_none() {
+            sleep(PROBE).await;
+            self.line = self.signals.listen(keys::ROOM.to_owned()).await.ok();
+        }
+        let Some(line) = &mut self.line else { return };
         line.next().await;
         while line.messages.try_recv().is_ok() {}
     }
