@@ -307,6 +307,5 @@ pub(crate) async fn announce_slots(store: &Store) -> Result<()> {
 
 /// How long anything may take that is done once a beat.
 fn beat_limit(store: &Store) -> Duration {
-    // A few of them may take so long until a worker counts as silent.
-    store.timing().ttl / 4
+    store.timing().beat.max(Duration::from_millis(500))
 }
