@@ -37,8 +37,6 @@ struct Seen {
     beat: i64,
     /// When it changed, or was first looked at.
     at: Instant,
-    /// Whether it changed since it was first looked at.
-    beats: bool,
 }
 
 impl Watch {
@@ -59,9 +57,9 @@ impl Watch {
         self.since.get_or_insert(now);
         self.pulses.retain(|id, _| living.iter().any(|pulse| pulse.id == *id));
         for pulse in &living {
-            let seen = self.pulses.entry(pulse.id).or_insert(Seen { beat: pulse.beat, at: now, beats: false });
+            let seen = self.pulses.entry(pulse.id).or_insert(Seen { beat: pulse.beat, at: now });
             if seen.beat != pulse.beat {
-                *seen = Seen { beat: pulse.beat, at: now, beats: true };
+                *seen = Seen { beat: pulse.beat, at: now };
             }
         }
         Ok(living)
@@ -85,11 +83,8 @@ impl Watch {
         let mut dead: HashSet<Uuid> = living.iter().filter(|pulse| silence(pulse) >= timing.ttl).map(|pulse| pulse.id).collect();
         dead.extend(unlocked(living).await);
         // After an outage workers come back one by one: a lock that is free says nothing before they had the time.
-        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= timing.overdue() * 2);
-        let overdue = |pulse: &&Pulse| {
-            let beats = self.pulses.get(&pulse.id).is_some_and(|seen| seen.beats);
-            !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue() && (beats || has_time)
-        };
+        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= timing.overdue() * 4);
+        let overdue = |pulse: &&Pulse| has_time && !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue();
         let overdue: Vec<Uuid> = living.iter().filter(overdue).map(|pulse| pulse.id).collect();
         if !overdue.is_empty() {
             dead.extend(session_lock::free(store.db(), &overdue).await?);
