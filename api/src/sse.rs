@@ -151,9 +151,11 @@ impl Parts {
     }
 }
 
-/// What is not of the log has no id: a client must not resume from it.
+/// What is not of the log has no id: a client must not resume from it. After `resync` it must not resume from what it had
+/// either, if the next event never reaches it: an empty id takes that away (HTML standard, section 9.2.6).
 fn unnumbered(remark: &Remark) -> Bytes {
-    Bytes::from(format!("event: {}\ndata: {}\n\n", remark.kind, remark.event))
+    let forget = if remark.kind == "resync" { "id: \n" } else { "" };
+    Bytes::from(format!("event: {}\n{forget}data: {}\n\n", remark.kind, remark.event))
 }
 
 impl IntoResponse for EventStream {

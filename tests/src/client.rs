@@ -218,7 +218,7 @@ fn event(block: &str) -> anyhow::Result<Option<Event>> {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     let Some(data) = field("data") else { return Ok(None) };
     let kind = field("event").context("an event has a type")?.to_owned();
-    Ok(Some(Event { id: field("id").map(str::to_owned), kind, data: serde_json::from_str(data)? }))
+    Ok(Some(Event { id: field("id").filter(|id| !id.is_empty()).map(str::to_owned), kind, data: serde_json::from_str(data)? }))
 }
 
 /// Assert that the ids of `events` have no hole and no repeat, each attempt beginning at 0, and that the

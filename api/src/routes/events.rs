@@ -161,7 +161,7 @@ What happened. Beside `id`, `type` and `at`, by type:
 * `tool.started` `{tool_use_id, name, input}`, `tool.finished` `{tool_use_id, is_error, output}`: a tool call.
 * `message` `{message_id, role, content}`: a whole message; it wins over its deltas.
 * `retrying` (no id) `{attempt, reason, delay_ms}`: the job went back to the queue; `attempt` is the one to come.
-* `resync` (no id) `{job}`: your position is no longer kept; what follows starts anew.
+* `resync` (an empty id) `{job}`: your position is no longer kept; what follows starts anew.
 * `job.completed`, `job.failed`, `job.cancelled` `{job}`: the job as it ended; exactly one, and the last.
 
 `text.delta`, `tool.*` and `message` of a sub-agent carry its `parent_tool_use_id`. What was cut carries \

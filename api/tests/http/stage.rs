@@ -424,6 +424,8 @@ impl Answer {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     pub id: Option<String>,
+    /// Whether it takes the last id away.
+    pub forgets: bool,
     pub event: Option<String>,
     pub data: Value,
     pub comment: Option<String>,
@@ -496,6 +498,7 @@ fn parse(text: &str) -> Message {
     for line in text.lines() {
         let (field, value) = line.split_once(": ").expect("a field");
         match field {
+            "id" if value.is_empty() => message.forgets = true,
             "id" => message.id = Some(value.to_owned()),
             "event" => message.event = Some(value.to_owned()),
             "data" => message.data = serde_json::from_str(value).expect("JSON"),
