@@ -28,9 +28,13 @@ ALTER TABLE jobs DROP CONSTRAINT jobs_user_id_idempotency_key_key;
 CREATE UNIQUE INDEX jobs_of_idempotency_key ON jobs (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 ALTER TABLE job_events DROP CONSTRAINT job_events_job_id_fkey;
 ALTER TABLE job_log DROP CONSTRAINT job_log_job_id_fkey;
+-- Each job passes through the indexes of those that wait and run, and leaves its traces there until they are swept: by
+-- the number of jobs that passed, and not by how many there ever were.
+ALTER TABLE jobs SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 ";
 
 const POSTGRES_DOWN: &str = "
+ALTER TABLE jobs RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold);
 ALTER TABLE job_log ADD CONSTRAINT job_log_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE;
 ALTER TABLE job_events ADD CONSTRAINT job_events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE;
 DROP INDEX jobs_of_idempotency_key;

@@ -29,8 +29,6 @@ use crate::{
 const MAX_FAILURES: u32 = 3;
 /// How many workers may be lost while running a job before it is given up: it may be what kills them.
 const MAX_RECLAIMS: u32 = 3;
-/// About how many jobs of one user may be inserted at the same moment, by all servers together.
-const AT_ONCE: u32 = 64;
 /// How long the same idempotency key finds the same job.
 const IDEMPOTENCY_KEY_LIFE: Duration = Duration::from_hours(24);
 /// How long a submit waits for Redis to take the doorbell; the leader rings later otherwise.
@@ -112,42 +110,34 @@ impl Jobs {
         let request = canonical_json(&new.spec);
         let hash = request_hash(&new, &request);
         failpoint::pass("api.before_insert");
+        // Where there is room for sure, nobody needs to count.
         let most = self.store.max_queued_per_user();
-        // Who counts without taking turns may not see what is inserted meanwhile.
-        let few = most.saturating_sub(AT_ONCE);
-        for (most, takes_turns) in [(few, false), (most, true)] {
-            if most == 0 {
-                continue;
+        let most = if self.line.has_room(new.user_id, most).await? { None } else { Some(most) };
+        // Row first: what Redis loses or never hears, the leader rings for again.
+        let refusal = match Box::pin(self.insert(&new, &request, &hash, most)).await {
+            Ok(Some(mut job)) => {
+                failpoint::pass("api.after_insert");
+                job.has_place = Box::pin(self.announce(&job)).await;
+                failpoint::pass("api.before_answer");
+                return Ok(Submitted { job, replayed: false });
             }
-            // Row first: what Redis loses or never hears, the leader rings for again.
-            let refusal = match Box::pin(self.insert(&new, &request, &hash, most, takes_turns)).await {
-                Ok(Some(mut job)) => {
-                    failpoint::pass("api.after_insert");
-                    job.has_place = Box::pin(self.announce(&job)).await;
-                    failpoint::pass("api.before_answer");
-                    return Ok(Submitted { job, replayed: false });
-                }
-                Ok(None) => None,
-                // What was accepted while the conversation was open stays accepted.
-                Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => Some(closed),
-                Err(error) => return Err(error),
-            };
-            match (self.replay(&new, &hash).await?, refusal) {
-                (Some(known), _) => return Ok(known),
-                (None, Some(refusal)) => return Err(refusal),
-                (None, None) => {}
-            }
-        }
-        Err(Error::QueueFull)
+            // Or its key was taken.
+            Ok(None) => Error::QueueFull,
+            // What was accepted while the conversation was open stays accepted.
+            Err(closed @ (Error::NoSuchSession | Error::SessionDeleted | Error::SessionArchived)) => closed,
+            Err(error) => return Err(error),
+        };
+        self.replay(&new, &hash).await?.ok_or(refusal)
     }
 
-    /// Insert the row of `new`. `None` when as many jobs of its owner wait as may, or its key was taken.
-    async fn insert(&self, new: &NewJob, request: &str, hash: &[u8], most: u32, takes_turns: bool) -> Result<Option<Job>> {
-        if new.session_id.is_none() && !takes_turns {
+    /// Insert the row of `new`. `None` when as many jobs of its owner wait as may (those of one owner are counted one after
+    /// the other), or its key was taken.
+    async fn insert(&self, new: &NewJob, request: &str, hash: &[u8], most: Option<u32>) -> Result<Option<Job>> {
+        if new.session_id.is_none() && most.is_none() {
             return insert(self.store.db().pool(), new, None, request, hash, most).await;
         }
         let transaction = self.store.db().begin().await?;
-        if takes_turns {
+        if most.is_some() {
             users::take_turn(&transaction, new.user_id).await?;
         }
         let inserted = match new.session_id {
@@ -294,7 +284,7 @@ impl Jobs {
         };
         let request = canonical_json(&new.spec);
         users::take_turn(&transaction, new.user_id).await?;
-        let most = self.store.max_queued_per_user();
+        let most = Some(self.store.max_queued_per_user());
         let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request), most).await?;
         let retry = inserted.ok_or(Error::QueueFull)?.id;
         let lost = || Error::Internal { what: "a retry was not accepted", source: "no row".into() };
@@ -332,7 +322,7 @@ async fn insert(
     place: Option<(SessionId, i64)>,
     request: &str,
     hash: &[u8],
-    most: u32,
+    most: Option<u32>,
 ) -> Result<Option<Job>> {
     let limits = Limits { failures: MAX_FAILURES, reclaims: MAX_RECLAIMS, queue_timeout: new.spec.queue_timeout(), queued: most };
     table::insert(db, JobId::new(), new, place, request, hash, &limits).await

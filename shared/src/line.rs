@@ -2,6 +2,7 @@
 //! each process, however many ask.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use std::{
 use tokio::sync::Mutex;
 
 use crate::{
-    Result,
+    Error, Result,
     db::{
         jobs::{self as table, Waiter},
         workers,
@@ -20,6 +21,10 @@ use crate::{
 
 /// How long a count is used.
 const KEPT: Duration = Duration::from_millis(500);
+/// How many servers are thought to accept as many jobs of one user as this one does, while the count is used.
+const SERVERS: u64 = 2;
+/// About how many jobs of one user may be on their way into the record at the same moment.
+const AT_ONCE: u64 = 64;
 
 /// The place of a job that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Line {
 struct Look {
     at: Instant,
     count: Arc<Count>,
+    /// How many jobs of each user were let through since.
+    since: HashMap<UserId, u64>,
 }
 
 /// Who waits.
@@ -58,18 +65,30 @@ impl Line {
 
     /// The line, as it was half a second ago or later. Those who ask at once wait for one answer.
     pub async fn look(&self) -> Result<Arc<Count>> {
+        Ok(Arc::clone(&self.fresh(&mut *self.seen.lock().await).await?.count))
+    }
+
+    /// Whether one more job of `user` may wait where at most `most` may, whoever else lets some through: then nobody has
+    /// to count. Where this says no, they may be fewer.
+    pub async fn has_room(&self, user: UserId, most: u32) -> Result<bool> {
         let mut seen = self.seen.lock().await;
-        if let Some(look) = &*seen
-            && look.at.elapsed() < KEPT
-        {
-            return Ok(Arc::clone(&look.count));
+        let look = self.fresh(&mut seen).await?;
+        let waiting = look.count.waiters.iter().find(|waiter| waiter.user == user).map_or(0, |waiter| waiter.jobs);
+        let since = look.since.entry(user).or_default();
+        let has_room = waiting + (*since + 1) * SERVERS + AT_ONCE <= u64::from(most);
+        *since += u64::from(has_room);
+        Ok(has_room)
+    }
+
+    async fn fresh<'a>(&self, seen: &'a mut Option<Look>) -> Result<&'a mut Look> {
+        let is_old = seen.as_ref().is_none_or(|look| look.at.elapsed() >= KEPT);
+        if is_old {
+            let (at, db) = (Instant::now(), self.store.db());
+            let (waiters, slots, mean_run) = (table::waiters(db).await?, workers::slots(db).await?, table::mean_run(db).await?);
+            *seen = Some(Look { at, count: Arc::new(Count { waiters, slots, mean_run }), since: HashMap::new() });
         }
-        let at = Instant::now();
-        let db = self.store.db();
-        let count = Count { waiters: table::waiters(db).await?, slots: workers::slots(db).await?, mean_run: table::mean_run(db).await? };
-        let count = Arc::new(count);
-        *seen = Some(Look { at, count: Arc::clone(&count) });
-        Ok(count)
+        let lost = || Error::Internal { what: "who waits was not counted", source: "nobody did".into() };
+        seen.as_mut().ok_or_else(lost)
     }
 }
 

@@ -153,8 +153,8 @@ pub struct Limits {
     pub reclaims: u32,
     /// The longest wait for a worker.
     pub queue_timeout: Duration,
-    /// The most jobs of its owner that wait, this one among them.
-    pub queued: u32,
+    /// The most jobs of its owner that wait, this one among them; not counted when absent.
+    pub queued: Option<u32>,
 }
 
 /// Whether a job's conversation goes on without it being in anybody's way: none before it has yet to end.
@@ -180,7 +180,7 @@ pub async fn insert(
                            max_failures, max_reclaims, reserved_nano_usd, session_id, session_seq, dispatched, run_at, queue_deadline_at,
                            created_at)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, $15, {now}, {now} + $11, {now}
-         WHERE (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = $2 AND state = 'queued' LIMIT $16) AS waiting) < $16
+         WHERE $16 IS NULL OR (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = $2 AND state = 'queued' LIMIT $16) AS waiting) < $16
          ON CONFLICT DO NOTHING
          RETURNING *",
         [
@@ -199,7 +199,7 @@ pub async fn insert(
             session.map(SessionId::uuid).into(),
             seq.into(),
             place.is_none().into(),
-            i64::from(limits.queued).into(),
+            limits.queued.map(i64::from).into(),
         ],
     )
     .await

@@ -51,7 +51,14 @@ impl Db {
             .sqlx_logging(false)
             // A process that was stopped or cut off must not hold a row that recovery waits for.
             .map_sqlx_postgres_opts(|postgres| {
-                postgres.options([("lock_timeout", "2s"), ("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "5s")])
+                postgres.options([
+                    ("lock_timeout", "2s"),
+                    ("statement_timeout", "10s"),
+                    ("idle_in_transaction_session_timeout", "5s"),
+                    // Every statement has one good plan, and to look for it costs as much as to run it. What depends on a
+                    // value, as the choice of a partial index does, has that value in its text.
+                    ("plan_cache_mode", "force_generic_plan"),
+                ])
             })
             .map_sqlx_sqlite_opts(|sqlite| {
                 sqlite
