@@ -51,7 +51,7 @@ pub struct Membership {
     id: WorkerId,
     /// A connection for the beats alone: they wait for no job.
     db: Db,
-    last_accepted: Instant,
+    last_entitled: Instant,
     /// What the leader had stamped last when the first beat since then failed.
     stamp: Option<String>,
     lock: SessionLock,
@@ -110,7 +110,7 @@ impl Membership {
         if let Err(error) = announce_slots(store).await {
             tracing::debug!(%error, "Left it to the leader to see that there are more slots");
         }
-        Ok(Self { store: store.clone(), id, db, last_accepted: Instant::now(), stamp: None, lock })
+        Ok(Self { store: store.clone(), id, db, last_entitled: Instant::now(), stamp: None, lock })
     }
 
     /// This incarnation's id.
@@ -124,7 +124,7 @@ impl Membership {
         match tokio::time::timeout(beat_limit(&self.store), self.try_beat()).await {
             Ok(Ok(accepted @ Beat::Accepted { .. })) => {
                 // The row changed after `started`: counting from there errs on the safe side.
-                self.last_accepted = started;
+                self.last_entitled = started;
                 self.stamp = None;
                 accepted
             }
@@ -144,15 +144,21 @@ impl Membership {
         if self.store.is_one_host() {
             return Beat::Outage;
         }
+        let asked = Instant::now();
         let stamp = self.store.redis().get::<Option<String>, _>(redis::LEADER_STAMP);
         let is_cut_off = match tokio::time::timeout(self.store.timing().beat, stamp).await {
-            Ok(Ok(None)) => return Beat::Outage,
+            Ok(Ok(None)) => {
+                // Whoever leads once it is over has seen nobody's silence before.
+                self.last_entitled = asked;
+                self.stamp = None;
+                return Beat::Outage;
+            }
             // It stamped since, so it reaches the database.
             Ok(Ok(Some(stamp))) => *self.stamp.get_or_insert_with(|| stamp.clone()) != stamp,
             // Nothing can be said: cut off until proven otherwise.
             Ok(Err(_)) | Err(_) => true,
         };
-        if is_cut_off && self.last_accepted.elapsed() >= self.patience() { Beat::Lost } else { Beat::Missed }
+        if is_cut_off && self.last_entitled.elapsed() >= self.patience() { Beat::Lost } else { Beat::Missed }
     }
 
     /// How long the leader is sure to wait for a beat: less where it sees that the lock is free.
