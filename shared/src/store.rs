@@ -195,6 +195,6 @@ where
             answer => return answer,
         }
         tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(5));
+        delay = (delay * 2).min(Duration::from_secs(1));
     }
 }

@@ -289,10 +289,11 @@ impl Running {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Wait until it logs a line with `words` in it.
+    /// Wait until it logs a line with `words` in it. Longer than for anything else: while stores come and go, a start
+    /// waits for a moment in which both are there.
     pub async fn said(&mut self, words: &str) -> anyhow::Result<String> {
         let found = self.log.wait_for(|log| log.iter().any(|line| line.contains(words)));
-        let heard = match timeout(PATIENCE, found).await {
+        let heard = match timeout(PATIENCE * 3, found).await {
             Ok(Ok(log)) => log.iter().find(|line| line.contains(words)).cloned(),
             _ => None,
         };
