@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     Error, Result,
     consumption::Bill,
-    db::{self, jobs as table, workers},
+    db::{self, jobs as table},
     event::{Event, EventBody, EventId},
     id::{JobId, UserId},
     job::{Job, JobError, JobState},
@@ -83,20 +83,17 @@ pub async fn cancel_all(store: &Store, user: UserId, unended: Vec<Job>) -> Resul
 /// Ask for the end of a running job of `user`. `None` when it does not run.
 pub async fn request_cancel(store: &Store, user: UserId, job: JobId) -> Result<Option<Job>> {
     let asked = table::request_cancel(store.db(), user, job).await?;
-    if asked.is_some() {
+    if let Some(asked) = &asked {
+        // Its worker looks at it now if it hears this, and with its next beat otherwise.
+        let call = async {
+            if let Some(worker) = asked.worker_id {
+                signals::call(store.redis(), worker).await;
+            }
+        };
         // A driver's future is large, and would be a part of all that may come to this.
-        Box::pin(async { tokio::join!(signals::announce_state(store.redis(), job, user), call_worker_of(store, job)) }).await;
+        Box::pin(async { tokio::join!(signals::announce_state(store.redis(), job, user), call) }).await;
     }
     Ok(asked)
-}
-
-/// Have the worker of `job` look at it now; it does so with its next beat otherwise.
-async fn call_worker_of(store: &Store, job: JobId) {
-    match workers::of_job(store.db(), job).await {
-        Ok(Some(worker)) => signals::call(store.redis(), worker).await,
-        Ok(None) => {}
-        Err(error) => tracing::debug!(job.id = %job, %error, "Left the end of job `{job}` to the next beat of its worker"),
-    }
 }
 
 /// Bring an end into Redis now; the leader does it later otherwise.

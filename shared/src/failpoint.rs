@@ -1,7 +1,8 @@
 //! The places where a test lets a process of the product die, freeze, or do without a part of the protocol.
 //! Only builds with the feature `failpoints` have them, and only those named in the variable `FAILPOINTS` do
 //! anything: `worker.after_claim=kill@2;lease.fence=off` kills the process the second time it passes
-//! `worker.after_claim`, and takes the fence away. `docs/architecture.md` has the table of them all.
+//! `worker.after_claim`, and takes the fence away. What each stands for is told by the tests in
+//! `tests/system/crash_points/`.
 
 #[cfg(feature = "failpoints")]
 pub use armed::{is_off, pass};

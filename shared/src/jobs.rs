@@ -278,12 +278,13 @@ impl Jobs {
             traceparent: None,
             reservation,
         };
+        // In the order of a submit, which could else wait for this one that waits for it.
+        users::take_turn(&transaction, new.user_id).await?;
         let place = match new.session_id {
             Some(session) => Some((session, sessions::take_place(&transaction, new.user_id, session).await?.1)),
             None => None,
         };
         let request = canonical_json(&new.spec);
-        users::take_turn(&transaction, new.user_id).await?;
         let most = Some(self.store.max_queued_per_user());
         let inserted = insert(&transaction, &new, place, &request, &request_hash(&new, &request), most).await?;
         let retry = inserted.ok_or(Error::QueueFull)?.id;

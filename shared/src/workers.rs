@@ -305,6 +305,11 @@ impl Workers {
     }
 }
 
+/// This host's name, as its workers tell it: by it their files are known to be here.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Tell Redis how many jobs the workers can run at once, and the leader that this may have changed.
 pub(crate) async fn announce_slots(store: &Store) -> Result<()> {
     queue::set_slots(store.redis(), table::slots(store.db()).await?).await?;

@@ -133,7 +133,7 @@ async fn until_attempt(stream: &mut Stream, attempt: u32, events: &mut Vec<Event
 
 /// At rest, within the bound of what looks for strays.
 async fn at_rest(system: &System) -> anyhow::Result<()> {
-    // Entries idle as long as a worker may be are held against the rows each two seconds.
+    // Entries idle as long as a worker may be are held against the rows each second, and go once seen twice.
     let took = await_rest(system, TTL + Duration::from_secs(4) + BUSY).await?;
     println!("at rest after {took:?}");
     Ok(())

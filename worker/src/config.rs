@@ -9,6 +9,7 @@ use std::{
 use shared::{
     config::{ConfigError, Env, StoreConfig},
     metrics::MetricsAccess,
+    workers::host,
 };
 
 use crate::claude::upstream::Credential;
@@ -118,11 +119,6 @@ pub fn find_program(program: &std::path::Path, search_path: &str) -> PathBuf {
     }
     let found = std::env::split_paths(search_path).map(|directory| directory.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| program.to_owned())
-}
-
-/// This host's name.
-pub fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn jobs_dir(env: &Env) -> Result<PathBuf, ConfigError> {

@@ -16,7 +16,7 @@ use shared::{
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
     store::Store,
-    workers::{Beat, Books, Membership, NewWorker},
+    workers::{Beat, Books, Membership, NewWorker, host},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
@@ -29,7 +29,6 @@ use crate::{
     announcement,
     chat::{self, Ending, Reins, Stop},
     claude::process::Entitlement,
-    config::host,
     metrics::{Attempt, End, Pulse},
     workshop::Workshop,
 };

@@ -80,13 +80,6 @@ pub async fn cancel_requests(db: &Db, worker: WorkerId) -> Result<Vec<JobId>> {
     Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
 }
 
-/// The worker that runs `job`, if one does.
-pub async fn of_job(db: &Db, job: JobId) -> Result<Option<WorkerId>> {
-    let sql = "SELECT worker_id AS id FROM jobs WHERE id = $1 AND state = 'running' AND worker_id IS NOT NULL";
-    let found: Option<Id> = row(db.pool(), sql, [job.uuid().into()]).await?;
-    Ok(found.map(|row| WorkerId::from_uuid(row.id)))
-}
-
 /// Say that this worker takes no more jobs.
 pub async fn start_draining(db: &Db, worker: WorkerId) -> Result<()> {
     execute(db.pool(), "UPDATE workers SET draining = TRUE WHERE id = $1", [worker.uuid().into()]).await?;

@@ -65,7 +65,9 @@ impl Audit {
     /// Doorbells of jobs that have ended, that stand twice, or that a worker heard long ago and never answered.
     async fn go_through(&mut self, store: &Store) -> Result<()> {
         let account = queue::account(store.redis(), store.timing().ttl).await?;
-        let jobs: Vec<JobId> = account.entries.iter().map(|entry| entry.job).chain(account.index.keys().copied()).collect();
+        // Nearly all of them are in both.
+        let jobs: HashSet<JobId> = account.entries.iter().map(|entry| entry.job).chain(account.index.keys().copied()).collect();
+        let jobs: Vec<JobId> = jobs.into_iter().collect();
         let mut states = HashMap::new();
         for batch in jobs.chunks(BATCH as usize) {
             states.extend(table::states(store.db(), batch).await?);

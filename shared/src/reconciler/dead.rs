@@ -23,6 +23,7 @@ use crate::{
     redis::{queue, signals},
     store::Store,
     usage::{self, AttemptOutcome},
+    workers::host,
 };
 
 /// What this process saw of the workers, by its own monotonic clock, since it can see the database.
@@ -107,7 +108,7 @@ impl Watch {
 
 /// Those whose processes are gone from this host: their files are there, and nobody locks them.
 async fn unlocked(living: &[Pulse]) -> Vec<Uuid> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host();
     let mine = living.iter().filter(|pulse| pulse.host == host);
     let files: Vec<(Uuid, String)> = mine.filter_map(|pulse| Some((pulse.id, pulse.lock_file.clone()?))).collect();
     if files.is_empty() {
