@@ -16,8 +16,10 @@ use crate::{
     recording::{Vocabulary, fields, folder, kind, lines, recording, shape},
 };
 
-/// The lines of a transcript that both CLIs write.
-const TYPES: [&str; 5] = ["queue-operation", "user", "assistant", "last-prompt", "cost-state"];
+/// The lines of a transcript that both CLIs write in the same order.
+const TYPES: [&str; 4] = ["queue-operation", "user", "assistant", "cost-state"];
+/// What the real one writes whenever a timer of its own says so, before an answer and after it.
+const NOTED: &str = "last-prompt";
 
 /// What every message in a transcript has, and what one of the model has beside it.
 const MESSAGE: [&str; 10] =
@@ -80,6 +82,8 @@ impl Sessions {
         assert_eq!(self.taken.complaint, format!("Error: Session ID {} is already in use.\n", self.session));
         let recorded = fs::read_to_string(transcripts().join("session.jsonl")).expect("a recording");
         assert_eq!(transcript_shape(&self.transcript), transcript_shape(&lines(&recorded)));
+        let noted = self.transcript.iter().filter(|line| line["type"] == NOTED).count();
+        assert!(noted >= self.turns.len(), "{noted} notes of the last prompt");
         for line in &self.transcript {
             assert_eq!(missing(line), Vec::<&str>::new(), "{line}");
         }
@@ -100,7 +104,7 @@ pub fn transcript_of(config_dir: &Path, session: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.path().join(session).with_extension("jsonl")).find(|path| path.symlink_metadata().is_ok())
 }
 
-/// The kinds of those of `lines` that both CLIs write, in order.
+/// The kinds of those of `lines` that both CLIs write in the same order.
 pub fn transcript_shape(lines: &[Value]) -> Vec<String> {
     lines.iter().filter(|line| line["type"].as_str().is_some_and(|kind| TYPES.contains(&kind))).map(kind).collect()
 }
