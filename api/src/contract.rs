@@ -238,7 +238,7 @@ words! {
     Category: Files Search Shell Web Agents Planning Other;
     Scope: Chat Read Admin;
     StartReason: First WorkerLost Retry Drained;
-    UsageGroup: Day Model Session Key;
+    UsageGroup: Day Model Session Key User;
     WorkerState: Active Draining Dead;
     Window: Hour Day Week Month;
 }

@@ -23,7 +23,7 @@ use crate::{
     app::App,
     metrics::Open,
     ring::Framed,
-    routes::events::Event,
+    routes::{events::Event, jobs},
     standing::Standing,
     watch::{Notice, ROOM, Remark, Watch},
 };
@@ -65,7 +65,7 @@ fn chunks(mut watch: Watch, mut standing: Standing, draining: CancellationToken,
         loop {
             // Here, to its end, and not beside what else may happen: a look that is left half done while the client
             // takes nothing would hold up whoever shows the same credential.
-            if standing.is_doubted() && standing.look().await.is_err() {
+            if standing.is_doubted() && (standing.look().await.is_err() || jobs::judge(standing.principal(), watch.owner()).is_err()) {
                 yield Bytes::from_static(DISMISSAL);
                 break;
             }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::{
     Result,
     event::{Event, EventId},
-    id::JobId,
+    id::{JobId, UserId},
     job::{Job, JobView},
     time::Timestamp,
 };
@@ -129,6 +129,7 @@ fn previous(id: EventId) -> EventId {
 pub struct Watch {
     feeds: Feeds,
     job: JobId,
+    owner: UserId,
     /// The last event told, or the place before the first.
     place: EventId,
     source: Source,
@@ -158,7 +159,7 @@ impl Watch {
         if job.state.is_terminal() {
             return Self::replay(feeds, job, after).await;
         }
-        let mut watch = Self::new(feeds, job.id, before(job.attempt), Source::Feed(feeds.join(job)));
+        let mut watch = Self::new(feeds, job, before(job.attempt), Source::Feed(feeds.join(job)));
         // What an earlier attempt said is void.
         if let Some(after) = after.filter(|after| after.attempt >= job.attempt) {
             if watch.keeps(after).await {
@@ -170,10 +171,11 @@ impl Watch {
         Ok(Some(watch))
     }
 
-    fn new(feeds: &Feeds, job: JobId, place: EventId, source: Source) -> Self {
+    fn new(feeds: &Feeds, job: &Job, place: EventId, source: Source) -> Self {
         Self {
             feeds: feeds.clone(),
-            job,
+            job: job.id,
+            owner: job.user_id,
             place,
             source,
             resync: None,
@@ -192,7 +194,7 @@ impl Watch {
         if after.is_some_and(|after| after >= last) {
             return Ok(None);
         }
-        let mut watch = Self::new(feeds, job.id, before(last.attempt), Source::Record);
+        let mut watch = Self::new(feeds, job, before(last.attempt), Source::Record);
         match after {
             None => {}
             Some(after) if events.binary_search_by_key(&after, |event| event.id).is_ok() => watch.place = after,
@@ -214,6 +216,11 @@ impl Watch {
     /// The job.
     pub fn job(&self) -> JobId {
         self.job
+    }
+
+    /// Whose job it is.
+    pub fn owner(&self) -> UserId {
+        self.owner
     }
 
     /// What the client is told next; `None` when that was all. Cancel-safe.

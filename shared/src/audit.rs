@@ -60,6 +60,10 @@ pub enum Action {
     JobCancel,
     /// A dead letter was sent again.
     JobRetry,
+    /// An admin read somebody else's conversation.
+    SessionRead,
+    /// Somebody's conversation was deleted by an admin.
+    SessionDelete,
     /// A worker was told to take no more jobs.
     WorkerDrain,
     /// A tool was switched on or off.
@@ -83,6 +87,8 @@ impl Action {
             Self::KeyRevoke => "key.revoke",
             Self::JobCancel => "job.cancel",
             Self::JobRetry => "job.retry",
+            Self::SessionRead => "session.read",
+            Self::SessionDelete => "session.delete",
             Self::WorkerDrain => "worker.drain",
             Self::ToolSwitch => "tool.switch",
         }

@@ -41,12 +41,22 @@ impl Sessions {
 
     /// A conversation of `user`, with what became of it.
     pub async fn look(&self, user: UserId, id: SessionId) -> Result<Option<(Session, SessionFigures)>> {
-        Ok(table::list(self.store.db(), user, Some(id), None, 1).await?.pop())
+        Ok(table::list(self.store.db(), Some(user), Some(id), None, 1).await?.pop())
     }
 
     /// The conversations of `user` that are older than `before`, newest first, with what became of them.
     pub async fn list(&self, user: UserId, before: Option<SessionId>, limit: u32) -> Result<Vec<(Session, SessionFigures)>> {
+        self.list_all(Some(user), before, limit).await
+    }
+
+    /// The conversations of everybody, or of one user, as [`Self::list`] tells them.
+    pub async fn list_all(&self, user: Option<UserId>, before: Option<SessionId>, limit: u32) -> Result<Vec<(Session, SessionFigures)>> {
         table::list(self.store.db(), user, None, before, limit).await
+    }
+
+    /// Any conversation, whoever it is of, with what became of it.
+    pub async fn peek(&self, id: SessionId) -> Result<Option<(Session, SessionFigures)>> {
+        Ok(table::list(self.store.db(), None, Some(id), None, 1).await?.pop())
     }
 
     /// Change a conversation of `user`. `None` when there is none. Its jobs see the change when they start.

@@ -66,11 +66,13 @@ pub enum UsageGroup {
     Session,
     /// The API key.
     Key,
+    /// The account.
+    User,
 }
 
 /// A text that names no group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected `day`, `model`, `session` or `key`")]
+#[error("expected `day`, `model`, `session`, `key` or `user`")]
 pub struct InvalidUsageGroup;
 
 impl FromStr for UsageGroup {
@@ -82,6 +84,7 @@ impl FromStr for UsageGroup {
             "model" => Ok(Self::Model),
             "session" => Ok(Self::Session),
             "key" => Ok(Self::Key),
+            "user" => Ok(Self::User),
             _ => Err(InvalidUsageGroup),
         }
     }
@@ -126,11 +129,13 @@ pub struct UsageRow {
     pub session_id: Option<SessionId>,
     /// The API key.
     pub api_key_id: Option<ApiKeyId>,
+    /// The account.
+    pub user_id: Option<UserId>,
     /// The sum.
     pub sum: UsageSum,
 }
 
-/// The usage of a user.
+/// The usage of a user, or of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsageTotals {
     /// The groups: days newest first, others by their cost.
@@ -159,8 +164,8 @@ impl UsageLog {
         Self { store: store.clone() }
     }
 
-    /// What `user` used, by groups and in all, as of one moment.
-    pub async fn totals(&self, user: UserId, query: UsageQuery) -> Result<UsageTotals> {
+    /// What `user` used, or everybody where none is named, by groups and in all, as of one moment.
+    pub async fn totals(&self, user: Option<UserId>, query: UsageQuery) -> Result<UsageTotals> {
         table::totals(self.store.db(), user, query, Self::MAX_GROUPS).await
     }
 

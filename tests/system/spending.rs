@@ -106,7 +106,7 @@ impl Desk {
     }
 
     async fn totals(&self, user: UserId, group_by: UsageGroup) -> Result<UsageTotals> {
-        self.usage.totals(user, UsageQuery { from: Timestamp::from_unix_ms(0), to: None, group_by }).await
+        self.usage.totals(Some(user), UsageQuery { from: Timestamp::from_unix_ms(0), to: None, group_by }).await
     }
 
     async fn worker(&self) -> anyhow::Result<(Membership, Leases)> {
@@ -253,17 +253,18 @@ async fn every_attempt_is_billed_and_a_job_is_their_sum(kind: Kind) -> anyhow::R
     let fourfold = USED + USED + USED + USED;
     assert_eq!((job.state, job.cost, job.usage), (JobState::Completed, NanoUsd(18 * CENT), Some(fourfold)));
     assert_eq!(desk.spend(user).await?, (0, 18 * CENT));
-    for group in [UsageGroup::Day, UsageGroup::Model, UsageGroup::Session, UsageGroup::Key] {
+    for group in [UsageGroup::Day, UsageGroup::Model, UsageGroup::Session, UsageGroup::Key, UsageGroup::User] {
         let UsageTotals { rows, total, is_truncated: false } = desk.totals(user, group).await? else { panic!("cut off") };
         assert_eq!((total.requests, total.jobs, total.usage, total.cost, total.estimated), (4, 1, fourfold, NanoUsd(18 * CENT), 0));
         let [row] = rows.as_slice() else { panic!("{rows:?}") };
         assert_eq!(row.sum, total);
-        let named = (row.day.is_some(), row.model.as_deref(), row.session_id, row.api_key_id);
+        let named = (row.day.is_some(), row.model.as_deref(), row.session_id, row.api_key_id, row.user_id);
         let expected = match group {
-            UsageGroup::Day => (true, None, None, None),
-            UsageGroup::Model => (false, Some("m"), None, None),
-            UsageGroup::Session => (false, None, None, None),
-            UsageGroup::Key => (false, None, None, Some(key)),
+            UsageGroup::Day => (true, None, None, None, None),
+            UsageGroup::Model => (false, Some("m"), None, None, None),
+            UsageGroup::Session => (false, None, None, None, None),
+            UsageGroup::Key => (false, None, None, Some(key), None),
+            UsageGroup::User => (false, None, None, None, Some(user)),
         };
         assert_eq!(named, expected);
     }

@@ -1,6 +1,6 @@
 //! A job's events: as a stream that can be resumed anywhere, or as a list.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use poem::{
     Request,
@@ -19,6 +19,7 @@ use shared::{
     event::{EventId, InvalidEventId},
     id::JobId,
     job::Job,
+    principal::Principal,
     time::Timestamp,
 };
 
@@ -39,8 +40,9 @@ const MAX_LISTED: usize = 1000;
 /// The operations on events.
 pub struct EventsApi;
 
+/// The answer to who asks for a job's events.
 #[derive(ApiResponse)]
-enum GetEventsResponse {
+pub enum GetEventsResponse {
     /// The events: as a stream, or with `Accept: application/json` those there are, as a list.
     #[oai(status = 200)]
     Found(Answer),
@@ -49,15 +51,18 @@ enum GetEventsResponse {
     NothingLeft,
 }
 
+/// Events, in the form they were asked for.
 #[derive(ResponseContent)]
-enum Answer {
+pub enum Answer {
+    /// As they come.
     Stream(EventStream),
+    /// Those there are.
     List(Json<EventList>),
 }
 
 /// Events of a job, in order.
 #[derive(Debug, Object)]
-struct EventList {
+pub struct EventList {
     /// The events.
     data: Vec<Event>,
     /// The `after` of the next page; null where there is none.
@@ -92,14 +97,25 @@ impl EventsApi {
     ) -> Result<GetEventsResponse, ApiError> {
         let after = position(request.headers(), last_event_id.0)?.or(after.0.map(|Wire(id)| id));
         let job = jobs::find(&app, auth.user_id(), id.0.0).await?;
-        if asks_for_json(request.headers()) {
-            return Ok(GetEventsResponse::Found(Answer::List(Json(list(&app, &job, after).await?))));
-        }
-        Ok(match Watch::open(&app.feeds, &job, after).await? {
-            Some(watch) => GetEventsResponse::Found(Answer::Stream(EventStream::new(&app, auth.principal(), watch))),
-            None => GetEventsResponse::NothingLeft,
-        })
+        answer(&app, auth.principal(), request.headers(), &job, after).await
     }
+}
+
+/// The events of `job` from after one of them, in the form that `headers` ask for.
+pub async fn answer(
+    app: &App,
+    reader: &Arc<Principal>,
+    headers: &HeaderMap,
+    job: &Job,
+    after: Option<EventId>,
+) -> Result<GetEventsResponse, ApiError> {
+    if asks_for_json(headers) {
+        return Ok(GetEventsResponse::Found(Answer::List(Json(list(app, job, after).await?))));
+    }
+    Ok(match Watch::open(&app.feeds, job, after).await? {
+        Some(watch) => GetEventsResponse::Found(Answer::Stream(EventStream::new(app, reader, watch))),
+        None => GetEventsResponse::NothingLeft,
+    })
 }
 
 /// The position that `Last-Event-ID` says. Of the header, `given` is only what is text; one that is there and

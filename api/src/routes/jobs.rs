@@ -16,12 +16,13 @@ use shared::{
     id::{JobId, SessionId, UserId, WorkerId},
     job::{self, JobState, JobView},
     jobs::JobFilter,
+    principal::Principal,
     time::Timestamp,
 };
 
 use crate::{
     app::App,
-    auth::{Authenticated, Chat, Read},
+    auth::{Admin, Authenticated, Chat, Read, Right as _},
     contract::{Bounded, Wire},
     error::ApiError,
     openapi::Tag,
@@ -282,6 +283,11 @@ impl JobsApi {
         let job = app.jobs.cancel(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
         Ok(CancelJobResponse::Accepted(Json(Job::shown(&app, &job).await)))
     }
+}
+
+/// Whether `principal` may see a job of `owner`: their own, and admins everybody's.
+pub fn judge(principal: &Principal, owner: UserId) -> Result<(), ApiError> {
+    if principal.user_id() == owner { Ok(()) } else { Admin::judge(principal) }
 }
 
 /// A job of `user`.

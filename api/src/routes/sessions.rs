@@ -42,6 +42,9 @@ const MAX_TITLE_CHARS: usize = 200;
 /// A list shows a hundred of them.
 const MAX_PROMPT_CHARS: usize = 100_000;
 
+/// The most turns of a page: each may be large.
+pub type TurnLimit = Option<Wire<Bounded<1, 20>>>;
+
 /// The operations on conversations.
 pub struct SessionsApi;
 
@@ -99,7 +102,7 @@ struct UpdateSession {
 
 /// A conversation.
 #[derive(Debug, Object)]
-struct Session {
+pub struct Session {
     /// Its id.
     id: Wire<SessionId>,
     /// What its owner calls it.
@@ -177,7 +180,7 @@ struct SessionMessage {
 
 /// A page of a conversation, newest first: of each turn the answer, then the question.
 #[derive(Debug, Object)]
-struct MessageList {
+pub struct MessageList {
     /// What was said.
     data: Vec<SessionMessage>,
     /// The `cursor` of the next page; null on the last.
@@ -197,8 +200,9 @@ enum CreateSessionResponse {
     ),
 }
 
+/// The answer to who deletes a conversation.
 #[derive(ApiResponse)]
-enum DeleteSessionResponse {
+pub enum DeleteSessionResponse {
     /// It takes no more jobs, those it had are cancelled, and its transcript and files are removed.
     #[oai(status = 204)]
     Deleted,
@@ -300,16 +304,21 @@ impl SessionsApi {
         /// The conversation.
         id: Path<Wire<SessionId>>,
         /// The most turns to answer; 20 if absent.
-        limit: Query<Option<Wire<Bounded<1, 20>>>>,
+        limit: Query<TurnLimit>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<Wire<JobId>>>,
     ) -> Result<Json<MessageList>, ApiError> {
         app.sessions.find(auth.user_id(), id.0.0).await?.ok_or_else(ApiError::not_found)?;
-        let page = Page::of(limit.0);
-        let mut turns = app.sessions.turns(id.0.0, cursor.0.map(|Wire(id)| id), page.rows()).await?;
-        let next_cursor = page.cut(&mut turns).map(|job| Wire(job.id));
-        Ok(Json(MessageList { data: turns.into_iter().flat_map(SessionMessage::of_turn).collect(), next_cursor }))
+        Ok(Json(messages(&app, id.0.0, limit.0, cursor.0).await?))
     }
+}
+
+/// A page of the conversation `id`.
+pub async fn messages(app: &App, id: SessionId, limit: TurnLimit, cursor: Option<Wire<JobId>>) -> Result<MessageList, ApiError> {
+    let page = Page::of(limit);
+    let mut turns = app.sessions.turns(id, cursor.map(|Wire(id)| id), page.rows()).await?;
+    let next_cursor = page.cut(&mut turns).map(|job| Wire(job.id));
+    Ok(MessageList { data: turns.into_iter().flat_map(SessionMessage::of_turn).collect(), next_cursor })
 }
 
 fn names(tools: Vec<Wire<ToolName>>) -> Vec<String> {

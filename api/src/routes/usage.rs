@@ -4,7 +4,7 @@
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json};
 use shared::{
-    id::{ApiKeyId, SessionId},
+    id::{ApiKeyId, SessionId, UserId},
     time::Timestamp,
     usage::{self, UsageGroup, UsageQuery},
 };
@@ -62,13 +62,16 @@ struct UsageRow {
     /// The API key.
     #[oai(nullable)]
     api_key_id: Option<Wire<ApiKeyId>>,
+    /// The account.
+    #[oai(nullable)]
+    user_id: Option<Wire<UserId>>,
     #[oai(flatten)]
     sum: UsageSum,
 }
 
-/// What you used.
+/// What was used.
 #[derive(Debug, Object)]
-struct UsageReport {
+pub struct UsageReport {
     /// Days, newest first, or other groups, the most expensive first; at most 1000.
     data: Vec<UsageRow>,
     /// All of it, groups that are not told included.
@@ -92,12 +95,21 @@ impl UsageApi {
         /// What to add up by; `day` if absent.
         group_by: Query<Option<Wire<UsageGroup>>>,
     ) -> Result<Json<UsageReport>, ApiError> {
-        let times = (from.0.map(|Wire(from)| from), to.0.map(|Wire(to)| to));
-        let (from, to) = span(times.0, times.1, Timestamp::now())?;
-        let group_by = group_by.0.map(|Wire(group)| group).unwrap_or_default();
-        let usage = app.usage.totals(auth.user_id(), UsageQuery { from, to, group_by }).await?;
-        Ok(Json(usage.into()))
+        Ok(Json(report(&app, Some(auth.user_id()), from.0, to.0, group_by.0).await?))
     }
+}
+
+/// What `user` used, or everybody where none is named, in the time that is asked for.
+pub async fn report(
+    app: &App,
+    user: Option<UserId>,
+    from: Option<Wire<Timestamp>>,
+    to: Option<Wire<Timestamp>>,
+    group_by: Option<Wire<UsageGroup>>,
+) -> Result<UsageReport, ApiError> {
+    let (from, to) = span(from.map(|Wire(from)| from), to.map(|Wire(to)| to), Timestamp::now())?;
+    let group_by = group_by.map(|Wire(group)| group).unwrap_or_default();
+    Ok(app.usage.totals(user, UsageQuery { from, to, group_by }).await?.into())
 }
 
 /// The time that is asked for. Without an end of its own it has none: our clock is not the record's.
@@ -130,12 +142,13 @@ impl From<usage::UsageSum> for UsageSum {
 
 impl From<usage::UsageRow> for UsageRow {
     fn from(row: usage::UsageRow) -> Self {
-        let usage::UsageRow { day, model, session_id, api_key_id, sum } = row;
+        let usage::UsageRow { day, model, session_id, api_key_id, user_id, sum } = row;
         Self {
             day: day.map(Timestamp::utc_day),
             model,
             session_id: session_id.map(Wire),
             api_key_id: api_key_id.map(Wire),
+            user_id: user_id.map(Wire),
             sum: sum.into(),
         }
     }

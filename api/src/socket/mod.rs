@@ -195,11 +195,13 @@ impl Socket {
         if let Err(error) = caller.standing.look().await {
             return Err(End::Closed(UNAUTHORIZED.into(), error.code().as_str().to_owned()));
         }
-        if self.system.is_some()
-            && let Err(error) = Admin::judge(caller.standing.principal())
-        {
-            self.system = None;
-            self.send(message::error(None, &error)).await?;
+        let principal = caller.standing.principal();
+        if let Err(error) = Admin::judge(principal) {
+            let lost_others = self.events.keep_own(principal.user_id());
+            let lost_system = self.system.take().is_some();
+            if lost_others || lost_system {
+                self.send(message::error(None, &error)).await?;
+            }
         }
         Ok(())
     }

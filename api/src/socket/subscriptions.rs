@@ -8,7 +8,7 @@ use futures_util::{
     Stream, StreamExt as _,
     stream::{AbortHandle, Abortable, SelectAll},
 };
-use shared::id::JobId;
+use shared::id::{JobId, UserId};
 
 use crate::watch::{Notice, Watch};
 
@@ -19,7 +19,14 @@ type Told = (JobId, Option<Notice>);
 pub struct Subscriptions {
     most: usize,
     watches: SelectAll<Pin<Box<dyn Stream<Item = Told> + Send>>>,
-    living: HashMap<JobId, AbortHandle>,
+    living: HashMap<JobId, Living>,
+}
+
+/// A watch that goes on.
+struct Living {
+    /// Whose job it watches.
+    owner: UserId,
+    stop: AbortHandle,
 }
 
 impl Subscriptions {
@@ -40,7 +47,7 @@ impl Subscriptions {
 
     /// Follow a job by `watch`, and no longer by the watch there was.
     pub fn add(&mut self, mut watch: Watch) {
-        let job = watch.job();
+        let (job, owner) = (watch.job(), watch.owner());
         let (stop, registration) = AbortHandle::new_pair();
         let told = stream! {
             while let Some(notice) = watch.next().await {
@@ -49,16 +56,22 @@ impl Subscriptions {
             yield (job, None);
         };
         self.watches.push(Box::pin(Abortable::new(told, registration)));
-        if let Some(former) = self.living.insert(job, stop) {
-            former.abort();
+        if let Some(former) = self.living.insert(job, Living { owner, stop }) {
+            former.stop.abort();
         }
     }
 
     /// Follow a job no more.
     pub fn remove(&mut self, job: JobId) {
-        if let Some(stop) = self.living.remove(&job) {
-            stop.abort();
+        if let Some(living) = self.living.remove(&job) {
+            living.stop.abort();
         }
+    }
+
+    /// Follow no more what is not `user`'s own; whether there was any.
+    pub fn keep_own(&mut self, user: UserId) -> bool {
+        let others = self.living.extract_if(|_, living| living.owner != user);
+        others.map(|(_, living)| living.stop.abort()).count() > 0
     }
 
     /// What is told next. Waits for ever where nothing is followed. Cancel-safe.

@@ -5,13 +5,15 @@ use std::time::Duration;
 use poem::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
-    job::JobError,
-    lease::Outcome,
+    job::{JobError, JobResult, NanoUsd},
+    lease::{Outcome, Report},
     user::Role,
     workers::{Membership, NewWorker},
 };
 
-use crate::stage::{Answer, PASSWORD, Stage, complete, settle};
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{Answer, Events, PASSWORD, Stage, complete, request, settle, with};
 
 /// A stage with an admin, and the admin's token.
 async fn stage() -> (Stage, String) {
@@ -154,6 +156,87 @@ async fn everybodys_jobs_are_seen_without_what_they_ask_and_ended() {
     assert_eq!(ids(&read(&stage, &admin, "/api/admin/jobs?status=cancelled").await), [first.as_str()]);
     let noted = read(&stage, &admin, "/api/admin/audit-log?action=job.cancel").await;
     assert_eq!((noted["data"].as_array().map(Vec::len), &noted["data"][0]["target"]), (Some(1), &json!(first)));
+}
+
+#[tokio::test]
+async fn anybodys_job_is_followed_by_an_admin() {
+    let (stage, admin) = stage().await;
+    let job = stage.submit("hi").await;
+    complete(stage.hand().await.take().await, "hello").await;
+    let path = format!("/api/admin/jobs/{job}/events");
+
+    let events = Events::of(stage.send(request(&admin, Method::GET, &path, &Value::Null)).await).rest().await;
+    assert_eq!(events, stage.follow(&job, None).await.rest().await);
+    let listing = with(request(&admin, Method::GET, &path, &Value::Null), "accept", "application/json");
+    let listed = Answer::of(stage.send(listing).await).await.json();
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(events.len()));
+    let after = listed["data"].as_array().and_then(|events| events.last()).expect("an event")["id"].clone();
+    let rest = stage.call(&admin, Method::GET, &format!("{path}?after={}", after.as_str().expect("an id")), &Value::Null).await;
+    assert_eq!(rest.status, StatusCode::NO_CONTENT);
+
+    // What is an admin's is so under `/api/admin` alone.
+    let own = stage.call(&admin, Method::GET, &format!("/api/jobs/{job}/events"), &Value::Null).await;
+    assert_eq!(own.code(), "not_found");
+}
+
+#[tokio::test]
+async fn everybodys_conversations_are_seen_read_and_deleted() {
+    let (stage, admin) = stage().await;
+    let (session, other) = (stage.session().await, stage.session().await);
+    stage.submit_turn(&session, "what is a lease?").await;
+    complete(stage.hand().await.take().await, "a right that ends").await;
+    let own = stage.call(&admin, Method::POST, "/api/sessions", &json!({"title": "mine"})).await.json();
+    let own = own["id"].as_str().expect("an id");
+
+    let all = read(&stage, &admin, "/api/admin/sessions").await;
+    assert_eq!(ids(&all), [own, &other, &session]);
+    let first = read(&stage, &admin, &format!("/api/admin/sessions?user_id={}&limit=1", stage.user.id)).await;
+    assert_eq!((ids(&first), &first["data"][0]["user_id"]), (vec![other.as_str()], &json!(stage.user.id)));
+    let second = read(&stage, &admin, &format!("/api/admin/sessions?user_id={}&limit=1&cursor={other}", stage.user.id)).await;
+    assert_eq!((ids(&second), &second["data"][0]["turns"], &second["next_cursor"]), (vec![session.as_str()], &json!(1), &Value::Null));
+    let jobs = read(&stage, &admin, &format!("/api/admin/jobs?session_id={session}")).await;
+    assert_eq!((ids(&jobs).len(), &jobs["data"][0]["session_id"]), (1, &json!(session)));
+
+    let path = format!("/api/admin/sessions/{session}");
+    assert_eq!(read(&stage, &admin, &path).await, second["data"][0]);
+    let messages = read(&stage, &admin, &format!("{path}/messages")).await;
+    let said: Vec<_> = messages["data"].as_array().expect("messages").iter().map(|message| message["content"].clone()).collect();
+    assert_eq!(said, [json!("a right that ends"), json!("what is a lease?")]);
+    read(&stage, &admin, &format!("/api/admin/sessions/{own}/messages")).await;
+    let noted = read(&stage, &admin, "/api/admin/audit-log?action=session.read").await;
+    assert_eq!((noted["data"].as_array().map(Vec::len), &noted["data"][0]["target"]), (Some(1), &json!(session)));
+
+    assert_eq!(stage.call(&admin, Method::DELETE, &path, &Value::Null).await.status, StatusCode::NO_CONTENT);
+    for method in [Method::GET, Method::DELETE] {
+        assert_eq!(stage.call(&admin, method, &path, &Value::Null).await.code(), "not_found");
+    }
+    assert_eq!(stage.get(&format!("/api/sessions/{session}")).await.code(), "not_found");
+    let noted = read(&stage, &admin, "/api/admin/audit-log?action=session.delete").await;
+    assert_eq!(noted["data"][0]["detail"], json!({"user_id": stage.user.id}));
+}
+
+#[tokio::test]
+async fn everybodys_usage_is_added_up() {
+    let (stage, admin) = stage().await;
+    stage.submit("hi").await;
+    stage.call(&admin, Method::POST, "/api/chat", &json!({"message": "mine"})).await;
+    let mut hand = stage.hand().await;
+    for cost in [2_000_000, 1_000_000] {
+        let report = Report { cost: Some(NanoUsd(cost)), ..Report::default() };
+        let outcome = Outcome::Completed(JobResult::default());
+        hand.take().await.settle(outcome, report, &CancellationToken::new()).await.expect("settled");
+    }
+
+    let by_user = read(&stage, &admin, "/api/admin/usage?group_by=user").await;
+
+    let rows: Vec<_> = by_user["data"].as_array().expect("rows").iter().map(|row| (&row["user_id"], &row["cost_usd"])).collect();
+    let admin_id = read(&stage, &admin, "/api/auth/profile").await["id"].clone();
+    assert_eq!(rows, [(&json!(stage.user.id), &json!(0.002)), (&admin_id, &json!(0.001))]);
+    assert_eq!((&by_user["total"]["jobs"], &by_user["total"]["cost_usd"]), (&json!(2), &json!(0.003)));
+    let of_user = read(&stage, &admin, &format!("/api/admin/usage?user_id={}", stage.user.id)).await;
+    assert_eq!((&of_user["total"]["jobs"], of_user["data"].as_array().map(Vec::len)), (&json!(1), Some(1)));
+    let own = stage.get("/api/usage?group_by=user").await.json();
+    assert_eq!((own["data"].as_array().map(Vec::len), &own["data"][0]["user_id"]), (Some(1), &json!(stage.user.id)));
 }
 
 #[tokio::test]

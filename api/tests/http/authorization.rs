@@ -80,7 +80,7 @@ impl Cast {
     async fn path(&self, path: &str) -> String {
         let Some((before, _)) = path.split_once("{id}") else { return path.to_owned() };
         let id = match before {
-            "/api/sessions/" => {
+            "/api/sessions/" | "/api/admin/sessions/" => {
                 let session = self.stage.session().await;
                 // Something to read, to replace and to take away.
                 let file = format!("/api/sessions/{session}/files/a");

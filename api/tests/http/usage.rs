@@ -28,7 +28,7 @@ async fn usage_is_told_by_group_and_in_all() {
     }
 
     let row = |model: &str, attempts: u64, cost: f64| {
-        json!({"day": null, "model": model, "session_id": null, "api_key_id": null, "requests": attempts, "jobs": attempts,
+        json!({"day": null, "model": model, "session_id": null, "api_key_id": null, "user_id": null, "requests": attempts, "jobs": attempts,
                "input_tokens": 10 * attempts, "output_tokens": 20 * attempts, "cache_read_tokens": 30 * attempts,
                "cache_write_tokens": 40 * attempts, "cost_usd": cost, "duration_ms": null, "estimated": 0})
     };

@@ -188,24 +188,25 @@ impl From<Figures> for SessionFigures {
     }
 }
 
-/// Conversations of `user` with what became of them, newest first: one, or those older than `before`.
+/// Conversations of `user`, or of all, with what became of them, newest first: one, or those older than `before`.
 pub async fn list(
     db: &Db,
-    user: UserId,
+    user: Option<UserId>,
     one: Option<SessionId>,
     before: Option<SessionId>,
     limit: u32,
 ) -> Result<Vec<(Session, SessionFigures)>> {
-    let mut values = vec![Value::from(user.uuid()), i64::from(limit).into()];
+    let mut values = vec![Value::from(i64::from(limit))];
     let mut narrowed = String::new();
-    for (comparison, id) in [("id =", one), ("id <", before)] {
+    let (user, one, before) = (user.map(UserId::uuid), one.map(SessionId::uuid), before.map(SessionId::uuid));
+    for (comparison, id) in [("user_id =", user), ("id =", one), ("id <", before)] {
         if let Some(id) = id {
-            values.push(id.uuid().into());
+            values.push(id.into());
             write!(narrowed, " AND {comparison} ${}", values.len()).expect("a string takes all that is written to it");
         }
     }
     let sql = format!(
-        "WITH shown AS (SELECT * FROM sessions WHERE user_id = $1 AND deleted_at IS NULL{narrowed} ORDER BY id DESC LIMIT $2),
+        "WITH shown AS (SELECT * FROM sessions WHERE deleted_at IS NULL{narrowed} ORDER BY id DESC LIMIT $1),
          work AS (SELECT session_id, count(*) AS jobs, count(CASE WHEN state IN ('queued', 'running') THEN 1 END) AS active_jobs,
                          count(CASE WHEN state = 'completed' THEN 1 END) AS turns,
                          max(COALESCE(finished_at, started_at, created_at)) AS last_activity_at

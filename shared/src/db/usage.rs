@@ -90,6 +90,7 @@ struct Group {
     model: Option<String>,
     session_id: Option<Uuid>,
     api_key_id: Option<Uuid>,
+    user_id: Option<Uuid>,
     requests: i64,
     jobs: i64,
     input_tokens: i64,
@@ -127,31 +128,36 @@ const SUMS: &str = "COUNT(*) AS requests, COUNT(DISTINCT job_id) AS jobs,
     CAST(COALESCE(SUM(cost_nano_usd), 0) AS BIGINT) AS cost_nano_usd, CAST(COALESCE(SUM(duration_ms), 0) AS BIGINT) AS duration_ms,
     COUNT(CASE WHEN estimated THEN 1 END) AS estimated";
 
-/// What a user used: the largest groups, and all of it, as of one moment.
-pub async fn totals(db: &Db, user: UserId, query: UsageQuery, max_groups: u32) -> Result<UsageTotals> {
+/// What a user used, or all of them: the largest groups, and all of it, as of one moment.
+pub async fn totals(db: &Db, user: Option<UserId>, query: UsageQuery, max_groups: u32) -> Result<UsageTotals> {
     let (by, place) = match query.group_by {
         UsageGroup::Day => ("created_at / 86400000", 0),
         UsageGroup::Model => ("model", 1),
         UsageGroup::Session => ("session_id", 2),
         UsageGroup::Key => ("api_key_id", 3),
+        UsageGroup::User => ("user_id", 4),
     };
-    let mut columns = ["CAST(NULL AS BIGINT)", "CAST(NULL AS TEXT)", "CAST(NULL AS UUID)", "CAST(NULL AS UUID)"];
-    let named =
-        |[day, model, session, key]: [&str; 4]| format!("{day} AS day, {model} AS model, {session} AS session_id, {key} AS api_key_id");
+    const NO_ID: &str = "CAST(NULL AS UUID)";
+    let mut columns = ["CAST(NULL AS BIGINT)", "CAST(NULL AS TEXT)", NO_ID, NO_ID, NO_ID];
+    let named = |[day, model, session, key, user]: [&str; 5]| {
+        format!("{day} AS day, {model} AS model, {session} AS session_id, {key} AS api_key_id, {user} AS user_id")
+    };
     let of_all = named(columns);
     columns[place] = by;
     let of_group = named(columns);
     let order = if query.group_by == UsageGroup::Day { "day DESC" } else { "cost_nano_usd DESC, output_tokens DESC, requests DESC" };
-    let chosen = "FROM usage_logs WHERE user_id = $1 AND created_at >= $2 AND created_at < $3";
+    let of_user = if user.is_some() { " AND user_id = $4" } else { "" };
+    let chosen = format!("FROM usage_logs WHERE created_at >= $1 AND created_at < $2{of_user}");
     let sql = format!(
         "SELECT 1 AS is_total, {of_all}, {SUMS} {chosen}
          UNION ALL
-         SELECT * FROM (SELECT 0 AS is_total, {of_group}, {SUMS} {chosen} GROUP BY {by} ORDER BY {order} LIMIT $4) AS largest"
+         SELECT * FROM (SELECT 0 AS is_total, {of_group}, {SUMS} {chosen} GROUP BY {by} ORDER BY {order} LIMIT $3) AS largest"
     );
     let to = query.to.map_or(i64::MAX, Timestamp::unix_ms);
     // One more than is told says whether there are more.
     let limit = i64::from(max_groups) + 1;
-    let values = [user.uuid().into(), query.from.unix_ms().into(), to.into(), limit.into()];
+    let times = [query.from.unix_ms().into(), to.into(), limit.into()];
+    let values = times.into_iter().chain(user.map(|user| Value::from(user.uuid())));
     let (total, mut groups): (Vec<Group>, Vec<Group>) =
         rows(db.pool(), &sql, values).await?.into_iter().partition(|group: &Group| group.is_total == 1);
     let most = usize::try_from(max_groups).unwrap_or(usize::MAX);
@@ -172,6 +178,7 @@ impl From<Group> for UsageRow {
             model: group.model,
             session_id: group.session_id.map(SessionId::from_uuid),
             api_key_id: group.api_key_id.map(ApiKeyId::from_uuid),
+            user_id: group.user_id.map(UserId::from_uuid),
             sum,
         }
     }

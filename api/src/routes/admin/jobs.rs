@@ -1,15 +1,16 @@
 //! Everybody's jobs, and those of them that were given up after all their tries.
 
-use poem::web::Data;
+use poem::{Request, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Path, Query},
+    param::{Header, Path, Query},
     payload::Json,
 };
 use serde_json::json;
 use shared::{
     audit::Action,
-    id::{ApiKeyId, JobId, UserId},
+    event::EventId,
+    id::{ApiKeyId, JobId, SessionId, UserId},
     job::{self, JobState},
     jobs::JobFilter,
 };
@@ -18,11 +19,15 @@ use super::users;
 use crate::{
     app::App,
     auth::{Admin, Authenticated},
-    contract::Wire,
+    contract::{LastEventId, Wire},
     error::ApiError,
     openapi::Tag,
     page::{Limit, Page},
-    routes::{chat::reservation, jobs::Job},
+    routes::{
+        chat::reservation,
+        events::{self, GetEventsResponse},
+        jobs::Job,
+    },
 };
 
 /// The operations on everybody's jobs.
@@ -83,13 +88,15 @@ impl AllJobsApi {
         status: Query<Option<Wire<JobState>>>,
         /// Only jobs of this account.
         user_id: Query<Option<Wire<UserId>>>,
+        /// Only jobs of this conversation.
+        session_id: Query<Option<Wire<SessionId>>>,
         /// The most jobs to answer; 20 if absent.
         limit: Query<Limit>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<Wire<JobId>>>,
     ) -> Result<Json<UserJobList>, ApiError> {
         let state = status.0.map(|Wire(state)| state);
-        let filter = Filter { user: user_id.0, state, dead_letters: false };
+        let filter = Filter { user: user_id.0, session: session_id.0, state, dead_letters: false };
         Ok(Json(list(&app, filter, limit.0, cursor.0).await?))
     }
 
@@ -104,6 +111,28 @@ impl AllJobsApi {
     ) -> Result<Json<UserJob>, ApiError> {
         let job = find(&app, id.0.0).await?;
         Ok(Json(UserJob::shown(&app, &job).await))
+    }
+
+    /// Follow anybody's job's events.
+    ///
+    /// As its owner can: a stream that can be resumed, or with `Accept: application/json` a list.
+    #[oai(path = "/jobs/:id/events", method = "get", operation_id = "get_any_job_events")]
+    async fn get_any_job_events(
+        &self,
+        auth: Authenticated<Admin>,
+        app: Data<&App>,
+        request: &Request,
+        /// The job.
+        id: Path<Wire<JobId>>,
+        /// The last event you have; what comes after it is sent.
+        after: Query<Option<Wire<EventId>>>,
+        /// The same, as browsers say it when they connect again. It wins over `after`.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id: Header<Option<Wire<LastEventId>>>,
+    ) -> Result<GetEventsResponse, ApiError> {
+        let after = events::position(request.headers(), last_event_id.0)?.or(after.0.map(|Wire(id)| id));
+        let job = find(&app, id.0.0).await?;
+        events::answer(&app, auth.principal(), request.headers(), &job, after).await
     }
 
     /// End anybody's job early.
@@ -138,7 +167,7 @@ impl AllJobsApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<Wire<JobId>>>,
     ) -> Result<Json<UserJobList>, ApiError> {
-        let filter = Filter { user: None, state: None, dead_letters: true };
+        let filter = Filter { user: None, session: None, state: None, dead_letters: true };
         Ok(Json(list(&app, filter, limit.0, cursor.0).await?))
     }
 
@@ -165,14 +194,16 @@ impl AllJobsApi {
 
 struct Filter {
     user: Option<Wire<UserId>>,
+    session: Option<Wire<SessionId>>,
     state: Option<JobState>,
     dead_letters: bool,
 }
 
 async fn list(app: &App, filter: Filter, limit: Limit, cursor: Option<Wire<JobId>>) -> Result<UserJobList, ApiError> {
     let page = Page::of(limit);
-    let Filter { user, state, dead_letters } = filter;
-    let filter = JobFilter { state, session_id: None, dead_letters, before: cursor.map(|Wire(id)| id), limit: page.rows() };
+    let Filter { user, session, state, dead_letters } = filter;
+    let (session_id, before) = (session.map(|Wire(id)| id), cursor.map(|Wire(id)| id));
+    let filter = JobFilter { state, session_id, dead_letters, before, limit: page.rows() };
     let mut jobs = app.jobs.list_all(user.map(|Wire(id)| id), filter).await?;
     let next_cursor = page.cut(&mut jobs).map(|job| Wire(job.id));
     Ok(UserJobList { data: jobs.iter().map(|job| UserJob::of(job.view().into(), job)).collect(), next_cursor })

@@ -4,18 +4,21 @@
 pub mod api_keys;
 pub mod audit_log;
 pub mod jobs;
+pub mod sessions;
 pub mod stats;
 pub mod tools;
+pub mod usage;
 pub mod users;
 pub mod workers;
 
 use self::{
-    api_keys::UserKeysApi, audit_log::AuditLogApi, jobs::AllJobsApi, stats::StatsApi, tools::SwitchesApi, users::UsersApi,
-    workers::WorkersApi,
+    api_keys::UserKeysApi, audit_log::AuditLogApi, jobs::AllJobsApi, sessions::AllSessionsApi, stats::StatsApi, tools::SwitchesApi,
+    usage::AllUsageApi, users::UsersApi, workers::WorkersApi,
 };
 
 /// The operations for admins.
-pub type Operations = (UsersApi, UserKeysApi, AllJobsApi, WorkersApi, StatsApi, SwitchesApi, AuditLogApi);
+pub type Operations = (UsersApi, UserKeysApi, AllJobsApi, AllSessionsApi, WorkersApi, StatsApi, AllUsageApi, SwitchesApi, AuditLogApi);
 
 /// Every one of them.
-pub const OPERATIONS: Operations = (UsersApi, UserKeysApi, AllJobsApi, WorkersApi, StatsApi, SwitchesApi, AuditLogApi);
+pub const OPERATIONS: Operations =
+    (UsersApi, UserKeysApi, AllJobsApi, AllSessionsApi, WorkersApi, StatsApi, AllUsageApi, SwitchesApi, AuditLogApi);

@@ -7,7 +7,7 @@ use shared::{api_key::Scope, audit::By, user::Role, users::UserChange};
 use super::{ping, watch};
 use crate::{
     socket::Socket,
-    stage::{Stage, complete},
+    stage::{Stage, complete, say},
 };
 
 /// What the next news of a job says: whose, in which state, on which attempt.
@@ -117,6 +117,50 @@ async fn system(socket: &mut Socket, is_so: impl Fn(&Value) -> bool) -> Value {
         let news = socket.until("system").await.expect("news");
         if is_so(&news) {
             return news;
+        }
+    }
+}
+
+#[tokio::test]
+async fn admins_follow_anybodys_job_as_long_as_they_are_admins() {
+    let stage = Stage::new().await;
+    let elsewhere = stage.elsewhere(&[]).await;
+    let (server, mut stranger) = stage.socket().await;
+    let admin = stage.account("a@example.com", Role::Admin).await;
+    stage.account("b@example.com", Role::Admin).await;
+    let mut socket = server.socket(&stage.token_of(&admin).await).await;
+    let job = stage.submit("hi").await;
+    let own = stage.call(&stage.token_of(&admin).await, Method::POST, "/api/chat", &json!({"message": "mine"})).await.json()["id"].clone();
+    let own = own.as_str().expect("an id");
+    let mut hand = stage.hand().await;
+    let leases = [hand.take().await, hand.take().await];
+
+    for job in [job.as_str(), own] {
+        socket.done(json!({"type": "subscribe", "job_id": job})).await.expect("done");
+    }
+    assert_eq!(stranger.refused(json!({"type": "subscribe", "job_id": own})).await.expect("refused"), "not_found");
+    for lease in &leases {
+        say(lease, "hello");
+    }
+    let mut heard = std::collections::BTreeSet::new();
+    while heard.len() < 2 {
+        let event = socket.until("event").await.expect("an event");
+        if event["event"]["type"] == "text.delta" {
+            heard.insert(event["job_id"].as_str().expect("an id").to_owned());
+        }
+    }
+
+    let change = UserChange { role: Some(Role::User), ..UserChange::default() };
+    elsewhere.app.users.update(admin.id, change, &By::default()).await.expect("demoted");
+    assert_eq!(socket.until("error").await.expect("told so")["code"], "admin_required");
+    for lease in leases {
+        complete(lease, "done").await;
+    }
+    loop {
+        let event = socket.until("event").await.expect("an event");
+        assert_eq!(event["job_id"], own, "{event}");
+        if event["event"]["type"] == "job.completed" {
+            break;
         }
     }
 }
