@@ -9,7 +9,7 @@ pub use sea_orm_migration::sea_orm::DbErr;
 use sea_orm_migration::{
     MigratorTrait, SchemaManager,
     prelude::{MigrationName, MigrationTrait, async_trait},
-    sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend},
+    sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement},
 };
 
 mod lock;
@@ -60,9 +60,23 @@ impl MigratorTrait for Migrator {
 /// when another process holds the lock for more than a minute.
 pub async fn up(database_url: &str) -> Result<(), DbErr> {
     let database = connect(database_url).await?;
-    let outcome = up_locked(database_url, &database).await;
+    let outcome = if is_up_to_date(&database).await { Ok(()) } else { up_locked(database_url, &database).await };
     database.close().await?;
     outcome
+}
+
+/// Whether every step of ours, and no other, was taken. That is so at almost every start, and one that had to wait
+/// for the lock would hold up those after it. Where nothing can be read, the locked way says why.
+async fn is_up_to_date(database: &DatabaseConnection) -> bool {
+    let taken = Statement::from_string(database.get_database_backend(), "SELECT version FROM seaql_migrations ORDER BY version");
+    let Ok(rows) = database.query_all_raw(taken).await else { return false };
+    let taken: Option<Vec<String>> = rows.iter().map(|row| row.try_get("", "version").ok()).collect();
+    taken == Some(steps())
+}
+
+/// The names of our steps, in order.
+fn steps() -> Vec<String> {
+    Migrator::migrations().iter().map(|step| step.name().to_owned()).collect()
 }
 
 async fn up_locked(database_url: &str, database: &DatabaseConnection) -> Result<(), DbErr> {
@@ -71,7 +85,7 @@ async fn up_locked(database_url: &str, database: &DatabaseConnection) -> Result<
         // Kept in the file: every later connection reads while another writes.
         database.execute_unprepared("PRAGMA journal_mode = WAL").await?;
     }
-    let known: Vec<String> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+    let known = steps();
     let applied = Migrator::get_migration_models(database).await?;
     if let Some(newer) = applied.iter().find(|step| !known.contains(&step.version)) {
         tracing::warn!(step = newer.version, "The schema is newer than this binary; left it as it is");
