@@ -86,7 +86,7 @@ impl App {
         let usage = UsageLog::new(&store);
         let limits = Limits::new(&store, config.replicas.get());
         let metrics = Arc::new(Metrics::new(&store, &limits));
-        let feeds = Feeds::new(jobs.clone(), events.clone(), draining.clone());
+        let feeds = Feeds::new(jobs.clone(), events.clone(), metrics.traffic.readers.clone(), draining.clone());
         let workers = Workers::new(&store);
         Self {
             job_news: JobNews::new(jobs.clone(), draining.clone()),

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use crate::{
     glance::Glances,
+    metrics::{Open, Readers},
     ring::{Framed, Place, Ring, before},
 };
 
@@ -78,6 +79,7 @@ struct Shared {
     jobs: Jobs,
     events: Events,
     glances: Glances,
+    readers: Readers,
     draining: CancellationToken,
     living: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: TaskTracker,
@@ -85,9 +87,9 @@ struct Shared {
 
 impl Feeds {
     /// No feed yet; all of them end with `draining`.
-    pub fn new(jobs: Jobs, events: Events, draining: CancellationToken) -> Self {
+    pub fn new(jobs: Jobs, events: Events, readers: Readers, draining: CancellationToken) -> Self {
         let glances = Glances::new(jobs.clone(), events.clone());
-        Self(Arc::new(Shared { jobs, events, glances, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { jobs, events, glances, readers, draining, living: Mutex::default(), tasks: TaskTracker::new() }))
     }
 
     /// The door to jobs.
@@ -98,6 +100,11 @@ impl Feeds {
     /// The door to logs.
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// Where it is counted how those who watch keep up.
+    pub fn readers(&self) -> &Readers {
+        &self.0.readers
     }
 
     /// Watch `job` as it goes on. The feed lives at least as long as what this answers.
@@ -229,6 +236,7 @@ impl Follower {
 
     async fn run(mut self) {
         let (shared, feed) = (self.shared.clone(), self.feed.clone());
+        let _open = Open::new(&shared.readers.feeds);
         tokio::select! {
             () = self.follow() => drop(lock(&shared.living).remove(&feed.job)),
             () = abandoned(&shared, &feed) => {}
@@ -271,6 +279,7 @@ impl Follower {
             Signal::Grown { last, events } => {
                 self.push(self.in_order(&events));
                 if self.feed.newest().is_none_or(|newest| newest < last) {
+                    self.shared.readers.gaps.inc();
                     self.catch_up().await;
                 }
             }
@@ -278,7 +287,10 @@ impl Follower {
                 self.announce_retry(attempt, reason, delay_ms);
                 self.look_at = self.look_at.min(Instant::now() + QUEUE_LOOK);
             }
-            Signal::Missed => self.look().await,
+            Signal::Missed => {
+                self.shared.readers.gaps.inc();
+                self.look().await;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use api::{
     config::Config,
     endpoint, openapi,
     operator::{self, Task},
-    serve,
+    serve::{self, Limits},
     shutdown::Shutdown,
 };
 use clap::{Parser, Subcommand};
@@ -74,19 +74,13 @@ async fn serve() -> anyhow::Result<()> {
     // The port first: that it is taken is the likeliest mistake, and seen at once.
     let listener = serve::listen(config.address).await?;
     let Some(store) = Store::open(&config.store, &shutdown.told).await? else { return Ok(()) };
-    let limits = serve::Limits {
-        connections: config.max_connections,
-        per_address: config.max_connections_per_address,
-        uncounted: config.trusted_proxies.and_this_machine(),
-        drain: config.drain_timeout,
-    };
     let address = listener.local_addr()?;
     let reconciler = tokio::spawn(reconciler::run(store.clone(), shutdown.draining.clone()));
     let app = App { leaving: shutdown.told.clone(), ..App::new(config, store, shutdown.draining.clone()) };
     operator::ensure_admin(&app).await?;
 
     info!(%address, "Serving on http://{address}, documented at http://{address}/docs");
-    let serving = serve::serve(listener, endpoint(app.clone()), limits, shutdown.draining);
+    let serving = serve::serve(listener, endpoint(app.clone()), Limits::of(&app), shutdown.draining);
     if shutdown.now.run_until_cancelled(serving).await.is_some() {
         app.feeds.join_all().await;
         app.job_news.join_all().await;

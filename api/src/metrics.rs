@@ -24,7 +24,7 @@ use prometheus_client::{
 };
 use shared::{
     limits::Limits,
-    metrics::{self, Durations, Figures, Record},
+    metrics::{self, Durations, EventLoop, Figures, Record},
     store::Store,
 };
 
@@ -54,24 +54,40 @@ pub struct Metrics {
     pub submitted: Counter,
     /// What the record knows of the whole system.
     pub record: Record,
+    /// Whether this process still turns.
+    pub event_loop: EventLoop,
     registry: Registry,
 }
 
 impl Metrics {
-    /// The metrics of a server over `store` that keeps `limits`.
+    /// The metrics of a server over `store` that keeps `limits`, in the runtime that this is called in.
     pub fn new(store: &Store, limits: &Limits) -> Self {
         let traffic = Arc::new(Traffic::of_contract());
         let submitted = Counter::default();
         let mut registry = Registry::default();
         let stores = store.clone();
-        let own = metrics::register(&mut registry, PREFIX, move || Some(stores.clone()));
+        let event_loop = EventLoop::watch();
+        let own = metrics::register(&mut registry, PREFIX, &event_loop, move || Some(stores.clone()));
         own.register("http_requests_in_flight", "Requests whose answer has not begun", traffic.in_flight.clone());
         own.register("event_streams_open", "Event streams that are being followed", traffic.streams.clone());
         own.register("websockets_open", "WebSockets that are open", traffic.sockets.clone());
+        let readers = &traffic.readers;
+        own.register("feeds_open", "Jobs whose events this server follows for somebody", readers.feeds.clone());
+        own.register("feed_gaps", "Events that were announced, did not come, and were read from the log", readers.gaps.clone());
+        own.register(
+            "readers_behind",
+            "Times that a reader of events was too slow to be told, and read the log itself",
+            readers.behind.clone(),
+        );
+        own.register(
+            "slow_readers_dropped",
+            "Clients that took nothing of their answer for 30 seconds, and were cut off",
+            readers.dropped.clone(),
+        );
         own.register("jobs_submitted", "Jobs accepted by this server, repeated requests not counted", submitted.clone());
         own.register_collector(Box::new(traffic.clone()));
         own.register_collector(Box::new(Limiter(limits.clone())));
-        Self { traffic, submitted, record: Record::new(store), registry }
+        Self { traffic, submitted, record: Record::new(store), event_loop, registry }
     }
 
     /// The page of metrics. What the record says is left out while it is away.
@@ -119,6 +135,21 @@ pub struct Traffic {
     in_flight: Gauge,
     streams: Gauge,
     sockets: Gauge,
+    /// Those who follow events.
+    pub readers: Readers,
+}
+
+/// How those who follow events keep up. Clones count into the same figures.
+#[derive(Clone, Debug, Default)]
+pub struct Readers {
+    /// Jobs that are followed for them.
+    pub feeds: Gauge,
+    /// Events that were announced and did not come.
+    pub gaps: Counter,
+    /// How often one of them had to read the log itself.
+    pub behind: Counter,
+    /// Clients that took nothing for too long.
+    pub dropped: Counter,
 }
 
 /// One path of the contract.
@@ -162,7 +193,8 @@ impl Traffic {
     /// Nothing yet, over every path of the contract.
     pub fn of_contract() -> Self {
         let routes = openapi::patterns().into_iter().chain([OTHER.to_owned()]).map(Route::new).collect();
-        Self { routes, in_flight: Gauge::default(), streams: Gauge::default(), sockets: Gauge::default() }
+        let (in_flight, streams, sockets) = Default::default();
+        Self { routes, in_flight, streams, sockets, readers: Readers::default() }
     }
 
     /// A request came. It counts once it is answered, or dropped.
@@ -223,7 +255,8 @@ impl Drop for Request {
 pub struct Open(Gauge);
 
 impl Open {
-    fn new(gauge: &Gauge) -> Self {
+    /// Count as open in `gauge`.
+    pub fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

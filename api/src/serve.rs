@@ -29,6 +29,7 @@ use poem::{
     http::{Method, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -39,6 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
+    app::App,
     client_address::{ClientAddress, TrustedProxies},
     handover::{Handover, Leaving, Left},
     places::{Place, Places},
@@ -71,6 +73,22 @@ pub struct Limits {
     pub uncounted: TrustedProxies,
     /// How long requests may take to finish once the server was told to stop.
     pub drain: Duration,
+    /// Counts the clients that were cut off because they took nothing of their answer.
+    pub dropped: Counter,
+}
+
+impl Limits {
+    /// Those that `app` is set to.
+    pub fn of(app: &App) -> Self {
+        let config = &app.config;
+        Self {
+            connections: config.max_connections,
+            per_address: config.max_connections_per_address,
+            uncounted: config.trusted_proxies.and_this_machine(),
+            drain: config.drain_timeout,
+            dropped: app.metrics.traffic.readers.dropped.clone(),
+        }
+    }
 }
 
 /// Listen on `address`.
@@ -101,7 +119,7 @@ where
             debug!(%peer, "Closed a connection: its address has too many");
             continue;
         };
-        let streams = Streams { tasks: connections.clone(), cut_off: cut_off.clone() };
+        let streams = Streams { tasks: connections.clone(), cut_off: cut_off.clone(), dropped: limits.dropped.clone() };
         let connection = connection(socket, peer, endpoint.clone(), streams, draining.clone(), (slot, place));
         connections.spawn(cut_off.clone().run_until_cancelled_owned(connection));
     }
@@ -164,7 +182,7 @@ async fn connection<E>(
     let Some(Ok(Ok(first))) = first else { return };
     let is_http2 = first.starts_with(HTTP2);
     let handover = Handover::default();
-    let io = TokioIo::new(Wire::new(socket, first, handover.clone()));
+    let io = TokioIo::new(Wire::new(socket, first, handover.clone(), streams.dropped.clone()));
 
     let requests = Requests::default();
     let service = service_fn(|request: Request<Incoming>| {
@@ -260,6 +278,7 @@ async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
 struct Streams {
     tasks: TaskTracker,
     cut_off: CancellationToken,
+    dropped: Counter,
 }
 
 tokio::task_local! {
@@ -269,11 +288,11 @@ tokio::task_local! {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let (progress, cut_off) = (Arc::new(Progress::default()), self.cut_off.clone());
+        let (progress, cut_off, dropped) = (Arc::new(Progress::default()), self.cut_off.clone(), self.dropped.clone());
         self.tasks.spawn(PROGRESS.scope(progress.clone(), async move {
             tokio::select! {
                 () = stream => {}
-                () = progress.stalled() => {}
+                () = progress.stalled() => drop(dropped.inc()),
                 () = cut_off.cancelled() => {}
             }
         }));
@@ -405,11 +424,12 @@ pub struct Impatient<S> {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Hears whether what was written has left.
     handover: Handover<Self>,
+    dropped: Counter,
 }
 
 impl<S> Impatient<S> {
-    fn new(socket: S, first: Bytes, handover: Handover<Self>) -> Self {
-        Self { socket, first, stalled: None, handover }
+    fn new(socket: S, first: Bytes, handover: Handover<Self>, dropped: Counter) -> Self {
+        Self { socket, first, stalled: None, handover, dropped }
     }
 
     /// The same after `read` was read of it and not used.
@@ -425,6 +445,7 @@ impl<S> Impatient<S> {
         }
         let clock = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(clock.as_mut().poll(context));
+        self.dropped.inc();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -482,12 +503,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up() {
-        let (ours, _theirs) = duplex(10);
+        let ((ours, _theirs), dropped) = (duplex(10), Counter::default());
         let begun = Instant::now();
 
-        let error = Impatient::new(ours, Bytes::new(), Handover::default()).write_all(&[0; 11]).await.expect_err("given up");
+        let error =
+            Impatient::new(ours, Bytes::new(), Handover::default(), dropped.clone()).write_all(&[0; 11]).await.expect_err("given up");
 
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
+        assert_eq!(dropped.get(), 1);
     }
 
     #[test]
@@ -549,7 +572,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_stream_is_given_up_and_the_others_of_its_connection_go_on() {
         let (tasks, cut_off) = (TaskTracker::new(), CancellationToken::new());
-        let streams = Streams { tasks: tasks.clone(), cut_off: cut_off.clone() };
+        let streams = Streams { tasks: tasks.clone(), cut_off: cut_off.clone(), dropped: Counter::default() };
         let (done, mut ended) = tokio::sync::mpsc::unbounded_channel();
         let stream = |name: &'static str, takes: bool| {
             let done = done.clone();
@@ -632,7 +655,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_merely_slow_is_served() {
         let (ours, mut theirs) = duplex(1);
-        let mut ours = Impatient::new(ours, Bytes::new(), Handover::default());
+        let mut ours = Impatient::new(ours, Bytes::new(), Handover::default(), Counter::default());
 
         let write = async { ours.write_all(&[0; 4]).await };
         let read = async {

@@ -248,7 +248,11 @@ impl Watch {
         }
         let Source::Feed(member) = &mut self.source else { return Step::Wait };
         let look = member.look(self.place, self.advised, ROOM);
-        self.is_behind = look.place == Place::Behind;
+        let is_behind = look.place == Place::Behind;
+        if is_behind && !self.is_behind {
+            self.feeds.readers().behind.inc();
+        }
+        self.is_behind = is_behind;
         match (look.place, look.advice) {
             (Place::Next(events), _) => self.tell(events),
             (Place::CaughtUp, _) if look.ended => Step::End,

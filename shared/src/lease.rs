@@ -189,7 +189,12 @@ impl Lease {
     /// Note in the record that clients may have seen output of this attempt.
     pub async fn mark_streamed(&self) -> Result<()> {
         let mine = table::mark_streamed(self.store.db(), self.job.id, self.job.attempt, self.worker).await?;
-        if mine { Ok(()) } else { Err(Error::Fenced) }
+        if mine { Ok(()) } else { Err(self.refused()) }
+    }
+
+    fn refused(&self) -> Error {
+        self.store.repairs().writes_fenced.inc();
+        Error::Fenced
     }
 
     /// End the attempt, once, in the record; then tell the followers. Waits for a database that is away,
@@ -352,7 +357,7 @@ impl Lease {
     async fn settled_before(&self) -> Result<Job> {
         let known = table::get(self.store.db().pool(), self.job.id).await?;
         let is_mine = |job: &Job| job.attempt == self.job.attempt && job.worker_id == Some(self.worker) && job.state != JobState::Running;
-        known.filter(is_mine).ok_or(Error::Fenced)
+        known.filter(is_mine).ok_or_else(|| self.refused())
     }
 
     /// The record cannot take this end as it is: end the job with the least that can be said.
@@ -362,7 +367,7 @@ impl Lease {
         let transaction = self.store.db().begin().await?;
         let bill = usage::bill(&transaction, &self.job, report.consumption()).await?;
         let moved = table::settle(&transaction, &self.job, self.worker, &Report::default(), &bill, next).await?;
-        let settled = moved.ok_or(Error::Fenced)?;
+        let settled = moved.ok_or_else(|| self.refused())?;
         usage::record(&transaction, &self.job, &bill, AttemptOutcome::Failed).await?;
         self.insert_log(&transaction, &settled, Vec::new()).await?;
         db::commit(transaction).await?;
@@ -458,11 +463,14 @@ impl Writer {
                 // Redis lost a tail, or all of it. A log without our beginning may also be a successor's
                 // that was lost as well: only the record knows.
                 Ok(Appended::Gap { expected }) => match self.is_mine().await {
-                    Ok(true) => next = expected,
-                    Ok(false) => return self.line.fenced.cancel(),
+                    Ok(true) => {
+                        self.store.repairs().log_gaps.inc();
+                        next = expected;
+                    }
+                    Ok(false) => return self.fence_off(),
                     Err(_) => tokio::time::sleep(pause).await,
                 },
-                Ok(Appended::Fenced) => return self.line.fenced.cancel(),
+                Ok(Appended::Fenced) => return self.fence_off(),
                 Err(error) => {
                     tracing::debug!(job.id = %self.job, %error, "The log of job `{}` waits for Redis", self.job);
                     tokio::time::sleep(pause).await;
@@ -470,6 +478,11 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn fence_off(&self) {
+        self.store.repairs().writes_fenced.inc();
+        self.line.fenced.cancel();
     }
 
     fn life(&self) -> Duration {

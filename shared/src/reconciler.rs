@@ -154,7 +154,7 @@ impl Reconciler {
     async fn step_back(&mut self) {
         tracing::warn!("Redis cannot be reached from here: leaving the watch over the jobs to others");
         self.resign().await;
-        self.term = None;
+        self.set_term(None);
         self.without_redis = None;
         self.waits_until = Some(Instant::now() + self.leader_patience() * 2);
     }
@@ -186,7 +186,7 @@ impl Reconciler {
                 return Ok(true);
             }
             tracing::info!(term, "Another process leads the watch over the jobs now");
-            self.term = None;
+            self.set_term(None);
             self.rival = None;
         }
         let seen = leader::look(self.store.db()).await?;
@@ -202,11 +202,17 @@ impl Reconciler {
             return Ok(false);
         }
         self.waits_until = None;
-        self.term = leader::take(self.store.db(), self.id, seen).await?;
+        let term = leader::take(self.store.db(), self.id, seen).await?;
+        self.set_term(term);
         if let Some(term) = self.term {
             tracing::info!(term, "This process leads the watch over the jobs");
         }
         Ok(self.term.is_some())
+    }
+
+    fn set_term(&mut self, term: Option<i64>) {
+        self.term = term;
+        self.store.repairs().leads.set(term.is_some().into());
     }
 
     async fn resign(&self) {

@@ -14,6 +14,7 @@ use crate::{
     changes::Changes,
     config::{ExposeSecret as _, SecretString, StoreConfig, Timing},
     db::{self, Db},
+    metrics::Repairs,
     redis::{self, Purpose, settings, signals::Signals, watchdog},
     workspace::Bounds,
 };
@@ -28,6 +29,7 @@ struct Inner {
     _watchdog: AbortOnDropHandle<()>,
     signals: Signals,
     changes: Changes,
+    repairs: Repairs,
     database_url: SecretString,
     redis_url: SecretString,
     timing: Timing,
@@ -86,6 +88,7 @@ impl Store {
             redis,
             signals,
             changes,
+            repairs: Repairs::default(),
             database_url: config.database_url.clone(),
             redis_url: config.redis_url.clone(),
             timing: config.timing,
@@ -160,6 +163,11 @@ impl Store {
     /// Whose rights changed lately.
     pub(crate) fn changes(&self) -> &Changes {
         &self.0.changes
+    }
+
+    /// What this process put right.
+    pub(crate) fn repairs(&self) -> &Repairs {
+        &self.0.repairs
     }
 
     /// Whether all processes share one host, as those of a SQLite file must.

@@ -99,6 +99,7 @@ impl Pages {
             return refusal;
         }
         match path {
+            "/health/alive" if self.metrics.event_loop.is_stuck() => problem(StatusCode::SERVICE_UNAVAILABLE, "the event loop stood still"),
             "/health/alive" => json(StatusCode::OK, &json!({"status": "alive"})),
             "/health/ready" => self.ready().await,
             _ => self.measured(headers, peer),

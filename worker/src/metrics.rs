@@ -2,8 +2,9 @@
 //! labels are words of ours, never an id.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use prometheus_client::{
 use shared::{
     job::{Job, JobState},
     lease::{Outcome, Report},
-    metrics::{self, Durations, Reading},
+    metrics::{self, Durations, EventLoop, Reading},
     store::Store,
 };
 
@@ -32,14 +33,18 @@ type HowEnded = [(&'static str, &'static str); 2];
 /// The ways to end, and whether one comes with a code.
 const HOW_ENDED: [(&str, bool); 6] =
     [("completed", false), ("failed", true), ("cancelled", false), ("retried", true), ("handed_back", false), ("lost", false)];
-/// A code that is none of ours.
+/// A code that is none of ours, and a model beyond the first [`MODELS`].
 const OTHER: &str = "other";
+/// The most models that have a label of their own.
+const MODELS: usize = 50;
 
 /// Everything this worker measures. Clones count into the same figures.
 #[derive(Clone)]
 pub struct Metrics {
     /// How many CLI processes live.
     pub living: Gauge,
+    /// Whether this process still turns.
+    pub event_loop: EventLoop,
     /// Whether and since when this worker's beats are accepted.
     pub pulse: Arc<Pulse>,
     ended: Family<HowEnded, Counter>,
@@ -48,12 +53,13 @@ pub struct Metrics {
     starts: Durations,
     first_texts: Durations,
     runs: Durations,
+    spending: Spending,
     store: Arc<OnceLock<Store>>,
     registry: Arc<Registry>,
 }
 
 impl Metrics {
-    /// The metrics of a worker that runs `slots` jobs at once.
+    /// The metrics of a worker that runs `slots` jobs at once, in the runtime that this is called in.
     pub fn new(slots: u32) -> Self {
         let store = Arc::new(OnceLock::<Store>::new());
         let (living, running, pulse) = (Gauge::default(), Gauge::default(), Arc::new(Pulse::default()));
@@ -63,11 +69,11 @@ impl Metrics {
             drop(ended.get_or_create_owned(&how));
         }
         let [claim_waits, starts, first_texts] = std::array::from_fn(|_| Durations::new(&WAITS));
-        let runs = Durations::new(&RUNS);
+        let (runs, spending, event_loop) = (Durations::new(&RUNS), Spending::default(), EventLoop::watch());
 
         let mut registry = Registry::default();
         let stores = store.clone();
-        let own = metrics::register(&mut registry, "claude_worker", move || stores.get().cloned());
+        let own = metrics::register(&mut registry, "claude_worker", &event_loop, move || stores.get().cloned());
         own.register("slots", "The most jobs this worker runs at once", Reading::gauge(move || Some(slots.into())));
         own.register("attempts_running", "Jobs this worker runs", running.clone());
         own.register("attempts_ended", "Attempts by how they ended and, where they failed, why", Family::clone(&ended));
@@ -76,12 +82,15 @@ impl Metrics {
         own.register("cli_start_seconds", "From when a job was taken to when its CLI took the message, in seconds", starts.clone());
         own.register("first_text_seconds", "From when a job was taken to the first text of its answer, in seconds", first_texts.clone());
         own.register("attempt_duration_seconds", "From when a job was taken to the end of the attempt, in seconds", runs.clone());
+        own.register("tokens", "Tokens of the attempts that ended, by the model that answered and by kind", spending.tokens.clone());
+        own.register("cost_usd", "What the attempts that ended cost, in US dollars, by the model that answered", spending.cost.clone());
         let beats = pulse.clone();
         own.register("joined", "Whether this worker is one of the workers: 1 or 0", Reading::gauge(move || Some(beats.is_joined().into())));
         let beats = pulse.clone();
         let age = Reading::gauge(move || beats.age().map(|age| age.as_secs_f64()));
         own.register("heartbeat_age_seconds", "How long ago the database last took a beat of this worker, in seconds", age);
-        Self { living, pulse, ended, running, claim_waits, starts, first_texts, runs, store, registry: Arc::new(registry) }
+        let registry = Arc::new(registry);
+        Self { living, event_loop, pulse, ended, running, claim_waits, starts, first_texts, runs, spending, store, registry }
     }
 
     /// The stores are open.
@@ -119,6 +128,7 @@ pub struct Attempt {
 impl Attempt {
     /// The attempt is over, as `report` tells; it is not settled yet.
     pub fn ran(&self, report: &Report) {
+        self.metrics.spending.note(report);
         self.metrics.runs.observe(self.claimed.elapsed());
         for (ms, durations) in [(report.start_ms, &self.metrics.starts), (report.first_token_ms, &self.metrics.first_texts)] {
             if let Some(ms) = ms {
@@ -137,6 +147,42 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         self.metrics.running.dec();
+    }
+}
+
+/// What the models were used for. A job may name any model: past [`MODELS`] of them the rest count as [`OTHER`], so
+/// that nobody can make the page grow.
+#[derive(Clone, Default)]
+struct Spending {
+    models: Arc<Mutex<HashSet<String>>>,
+    tokens: Family<[(&'static str, String); 2], Counter>,
+    cost: Family<[(&'static str, String); 1], Counter<f64, AtomicU64>>,
+}
+
+impl Spending {
+    fn note(&self, report: &Report) {
+        let model = self.label(report.model.as_deref().unwrap_or(OTHER));
+        let usage = report.usage.unwrap_or_default();
+        let kinds = [
+            ("input", usage.input_tokens),
+            ("output", usage.output_tokens),
+            ("cache_read", usage.cache_read_tokens),
+            ("cache_write", usage.cache_write_tokens),
+        ];
+        for (kind, tokens) in kinds.into_iter().filter(|(_, tokens)| *tokens > 0) {
+            self.tokens.get_or_create_owned(&[("model", model.clone()), ("kind", kind.to_owned())]).inc_by(tokens);
+        }
+        if let Some(cost) = report.cost {
+            self.cost.get_or_create_owned(&[("model", model)]).inc_by(cost.usd());
+        }
+    }
+
+    fn label(&self, model: &str) -> String {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if models.len() < MODELS {
+            models.insert(model.to_owned());
+        }
+        models.get(model).map_or(OTHER, String::as_str).to_owned()
     }
 }
 
@@ -226,7 +272,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use shared::job::{JobError, JobResult};
+    use shared::job::{JobError, JobResult, NanoUsd, Usage};
 
     use super::*;
 
@@ -249,8 +295,8 @@ mod tests {
         assert_eq!(labels(&Outcome::Completed(JobResult::default()), JobState::Completed), ("completed", None));
     }
 
-    #[test]
-    fn no_code_from_elsewhere_becomes_a_label() {
+    #[tokio::test]
+    async fn no_code_from_elsewhere_becomes_a_label() {
         let metrics = Metrics::new(1);
         let attempt = Attempt { metrics: metrics.clone(), claimed: Instant::now() };
         metrics.running.inc();
@@ -269,8 +315,31 @@ mod tests {
         assert!(page.contains("claude_worker_attempts_running 0\n") && !page.contains("code_"), "{page}");
     }
 
-    #[test]
-    fn a_heart_that_never_beat_has_no_age() {
+    #[tokio::test]
+    async fn tokens_and_cost_are_told_by_model_of_so_many_models() {
+        let metrics = Metrics::new(1);
+        let usage = Usage { input_tokens: 3, output_tokens: 5, ..Usage::default() };
+        let ran = |model: String| {
+            let report = Report { model: Some(model), usage: Some(usage), cost: Some(NanoUsd(250_000_000)), ..Report::default() };
+            metrics.spending.note(&report);
+        };
+
+        for _ in 0..2 {
+            ran("sonnet".to_owned());
+        }
+        for n in 0..MODELS + 10 {
+            ran(format!("model-{n}"));
+        }
+
+        let page = metrics.page();
+        assert!(page.contains("claude_worker_tokens_total{model=\"sonnet\",kind=\"output\"} 10\n"), "{page}");
+        assert!(page.contains("claude_worker_cost_usd_total{model=\"sonnet\"} 0.5\n"), "{page}");
+        assert!(page.contains("claude_worker_tokens_total{model=\"other\",kind=\"input\"} 33\n") && !page.contains("cache_read"), "{page}");
+        assert_eq!(page.lines().filter(|line| line.starts_with("claude_worker_cost_usd_total{")).count(), MODELS + 1);
+    }
+
+    #[tokio::test]
+    async fn a_heart_that_never_beat_has_no_age() {
         let metrics = Metrics::new(3);
         assert!(!metrics.page().contains("heartbeat_age") && metrics.page().contains("claude_worker_joined 0.0\n"));
 

@@ -183,11 +183,16 @@ impl HealthApi {
         })
     }
 
-    /// Say that the process runs. Touches nothing.
+    /// Say that the process runs.
+    ///
+    /// Asks neither the database nor Redis. `503` when the process did not get on for ten seconds: it is to be started anew.
     #[oai(path = "/alive", method = "get", operation_id = "get_alive")]
     #[expect(clippy::unused_async, reason = "operations are async")]
-    async fn get_alive(&self) -> Json<Alive> {
-        Json(Alive { status: "alive".to_owned() })
+    async fn get_alive(&self, app: Data<&App>) -> Result<Json<Alive>, ApiError> {
+        if app.metrics.event_loop.is_stuck() {
+            return Err(ApiError::unavailable(Code::Unavailable, "the event loop stood still", 5));
+        }
+        Ok(Json(Alive { status: "alive".to_owned() }))
     }
 
     /// Say whether requests can be served.

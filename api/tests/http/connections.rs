@@ -7,6 +7,7 @@ use api::{
     serve::{self, Limits},
 };
 use poem::{Endpoint, EndpointExt as _, Request, Response, endpoint::make};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -25,7 +26,7 @@ struct Server {
 
 async fn start(endpoint: impl Endpoint<Output = Response> + 'static, connections: usize, drain: Duration) -> Server {
     let uncounted = TrustedProxies::default().and_this_machine();
-    start_with(endpoint, Limits { connections, per_address: 1, uncounted, drain }).await
+    start_with(endpoint, Limits { connections, per_address: 1, uncounted, drain, dropped: Counter::default() }).await
 }
 
 async fn start_with(endpoint: impl Endpoint<Output = Response> + 'static, limits: Limits) -> Server {
@@ -136,7 +137,8 @@ async fn a_connection_beyond_the_bound_waits_for_room() {
 
 #[tokio::test]
 async fn one_address_cannot_have_all_connections() {
-    let limits = Limits { connections: 10, per_address: 2, uncounted: TrustedProxies::default(), drain: PATIENCE };
+    let limits =
+        Limits { connections: 10, per_address: 2, uncounted: TrustedProxies::default(), drain: PATIENCE, dropped: Counter::default() };
     let server = start_with(hello(), limits).await;
     let connect = async || TcpStream::connect(server.address).await.expect("connected");
     let mut places = [connect().await, connect().await];

@@ -8,7 +8,6 @@ mod standing;
 
 use api::{
     app::App,
-    client_address::TrustedProxies,
     endpoint,
     serve::{self, Limits},
 };
@@ -30,8 +29,7 @@ impl Server {
     async fn of(app: &App) -> Self {
         let listener = serve::listen("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
         let base = format!("http://{}", listener.local_addr().expect("bound"));
-        let limits = Limits { connections: 1_000, per_address: 1_000, uncounted: TrustedProxies::default(), drain: PATIENCE };
-        let running = tokio::spawn(serve::serve(listener, endpoint(app.clone()), limits, app.draining.clone()));
+        let running = tokio::spawn(serve::serve(listener, endpoint(app.clone()), Limits::of(app), app.draining.clone()));
         Self { base, running }
     }
 

@@ -58,6 +58,7 @@ impl Audit {
         if !lost.is_empty() {
             tracing::info!(jobs = lost.len(), "Jobs were lost in Redis: ringing for them again");
             table::mark_undispatched(store.db(), &lost).await?;
+            store.repairs().jobs_rung_again.inc_by(lost.len().try_into().unwrap_or(u64::MAX));
         }
         Ok(())
     }
@@ -82,6 +83,7 @@ impl Audit {
         for (entry, job) in strays.into_iter().filter(|(entry, _)| known.contains(entry)) {
             tracing::info!(job.id = %job, entry, "Took a doorbell away that nobody answers");
             queue::done(store.redis(), job, Some(&entry)).await?;
+            store.repairs().strays_removed.inc();
             waiting.push(job);
         }
         table::mark_undispatched(store.db(), &waiting).await

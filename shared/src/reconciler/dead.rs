@@ -141,6 +141,8 @@ async fn bury(store: &Store, pulse: &Pulse) -> Result<bool> {
         moved.extend(next);
     }
     db::commit(transaction).await?;
+    store.repairs().workers_buried.inc();
+    store.repairs().jobs_reclaimed.inc_by(moved.len().try_into().unwrap_or(u64::MAX));
     failpoint::pass("leader.after_bury");
     tracing::warn!(worker.id = %worker, jobs = moved.len(), "Worker `{worker}` is dead; took its jobs away");
     // What it heard of waits in its name: nobody else would hear of it.

@@ -87,16 +87,9 @@ impl Admission {
 
     /// Serve `endpoint`; where. Boxed: its type, in full, is more than the compiler wants to know.
     async fn serve(&self, endpoint: BoxEndpoint<'static, Response>) -> anyhow::Result<String> {
-        let config = &self.app.config;
-        let listener = serve::listen(config.address).await?;
+        let listener = serve::listen(self.app.config.address).await?;
         let base = format!("http://{}", listener.local_addr()?);
-        let limits = Limits {
-            connections: config.max_connections,
-            per_address: config.max_connections_per_address,
-            uncounted: config.trusted_proxies.and_this_machine(),
-            drain: config.drain_timeout,
-        };
-        self.servers.spawn(serve::serve(listener, endpoint, limits, self.draining.clone()));
+        self.servers.spawn(serve::serve(listener, endpoint, Limits::of(&self.app), self.draining.clone()));
         Ok(base)
     }
 
