@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shared::config::Env;
 
 /// What an operator is told to use.
-const DOCUMENTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/nginx.conf");
+const DOCUMENTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nginx.conf");
 
 /// A running nginx. Dropping it ends it, and waits for that: killed, it would leave its workers behind.
 pub struct Nginx {
