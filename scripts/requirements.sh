@@ -115,9 +115,12 @@ require_services() {
 
 require_test_services() {
     require_packages initdb:postgresql ip:iproute2 curl:curl
-    # Unpacked and not installed: that would have it serve this machine's port 80 from then on.
-    has nginx || ! has apt-get || unpack_packages nginx
-    require_packages nginx:nginx
+    # Unpacked and not installed: that would have them serve this machine's ports from then on.
+    local server
+    for server in nginx prometheus; do
+        has "$server" || ! has apt-get || unpack_packages "$server"
+    done
+    require_packages nginx:nginx prometheus:prometheus promtool:prometheus
 }
 
 # require_chromium: have a browser, and leave its path in `CHROMIUM`.

@@ -16,6 +16,7 @@ pub mod mock_mcp;
 pub mod model;
 pub mod nginx;
 pub mod product_reads;
+pub mod prometheus;
 pub mod proxy;
 pub mod record;
 pub mod recording;

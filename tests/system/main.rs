@@ -18,6 +18,7 @@ mod leftovers;
 mod many_sessions;
 mod mcp;
 mod metrics;
+mod monitoring;
 mod options;
 mod outage;
 mod queue;

@@ -1,6 +1,6 @@
 //! What the real processes say of themselves: their metrics, and whether they are ready.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use reqwest::{Method, Response, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -11,11 +11,16 @@ use tests::{
     system::{Cli, Running, System},
 };
 
-/// A client of a worker's own pages.
-async fn pages_of(worker: &mut Running) -> anyhow::Result<Client> {
+/// Where a worker's own pages are.
+pub async fn address_of(worker: &mut Running) -> anyhow::Result<String> {
     let line = worker.said("Answering on http://").await?;
-    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    Ok(Client::new(&format!("http://{address}"), "no key"))
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+    Ok(address.context("an address")?.to_owned())
+}
+
+/// A client of the pages of the worker at `address`.
+pub fn pages_of(address: &str) -> Client {
+    Client::new(&format!("http://{address}"), "no key")
 }
 
 async fn get(client: &Client, path: &str) -> anyhow::Result<Response> {
@@ -41,7 +46,7 @@ async fn metrics(client: &Client) -> anyhow::Result<Vec<Family>> {
 async fn jobs_leave_their_traces_in_the_metrics_of_both() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0").with("MAX_WORKERS", "1");
     let (api, mut worker) = (system.api().await?, system.worker().await?);
-    let pages = pages_of(&mut worker).await?;
+    let pages = pages_of(&address_of(&mut worker).await?);
     api.client.chat("say:hello").await?.rest().await?;
     // The worker has one place: once the second job has it, all of the first is counted.
     let mut second = api.client.chat("slow:40:0.05").await?;
@@ -82,7 +87,7 @@ async fn jobs_leave_their_traces_in_the_metrics_of_both() -> anyhow::Result<()> 
 async fn a_draining_worker_lives_and_is_not_ready() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0");
     let (api, mut worker) = (system.api().await?, system.worker().await?);
-    let pages = pages_of(&mut worker).await?;
+    let pages = pages_of(&address_of(&mut worker).await?);
     let ready = get(&pages, "/health/ready").await?;
     assert_eq!((ready.status(), ready.json::<Value>().await?), (StatusCode::OK, json!({"status": "ready"})));
     let mut stream = api.client.chat("slow:40:0.05").await?;
@@ -107,7 +112,7 @@ async fn a_worker_that_waits_for_its_stores_lives_and_is_not_ready() -> anyhow::
     let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0");
     system.redis.kill();
     let mut worker = system.worker_without_waiting()?;
-    let pages = pages_of(&mut worker).await?;
+    let pages = pages_of(&address_of(&mut worker).await?);
     worker.said("The redis is not reachable yet").await?;
 
     assert_eq!(get(&pages, "/health/alive").await?.status(), StatusCode::OK);
@@ -122,7 +127,7 @@ async fn a_worker_that_waits_for_its_stores_lives_and_is_not_ready() -> anyhow::
 async fn a_database_that_is_away_is_named_and_the_metrics_go_on() -> anyhow::Result<()> {
     let system = System::start(Kind::Postgres, Cli::Fake).await?.with("WORKER_HTTP_PORT", "0");
     let (api, mut worker) = (system.api().await?, system.worker().await?);
-    let pages = pages_of(&mut worker).await?;
+    let pages = pages_of(&address_of(&mut worker).await?);
 
     system.database.shut().await?;
 
