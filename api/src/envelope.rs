@@ -9,6 +9,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
 };
 use poem_openapi::payload::Payload as _;
+use shared::{trace::Span, trace_context::TraceContext};
 use tracing::{Instrument as _, error, info_span, warn};
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::{
     client_address::{self, ClientAddress, TrustedProxies},
     cors::{self, Caller, Origin},
     error::{ApiError, Code, ProblemJson},
-    metrics::Traffic,
+    metrics::{self, Traffic},
     openapi::AllowedMethods,
 };
 
@@ -46,7 +47,14 @@ impl Envelope {
         let counted = self.traffic.begin(&method, &path);
         let behind_tls = client_address::is_behind_tls(&request, &self.proxies);
         request.set_data(ClientAddress::of(&request, &self.proxies));
-        let span = info_span!("request", id = request_id, %method, path);
+        let parent = parent_of(request.headers());
+        let told = told_of(&counted, &request_id, parent.as_ref());
+        // Whatever this causes belongs to the trace, whether or not somebody collects it.
+        let trace = told.context().or(parent);
+        let span = info_span!("request", request.id = request_id, %method, path, trace_id = trace.as_ref().map(TraceContext::trace_id));
+        if let Some(trace) = trace {
+            request.set_data(trace);
+        }
 
         let answer = async {
             if cors::is_preflight(&request) {
@@ -59,7 +67,12 @@ impl Envelope {
         };
         let mut response = async { answer.await.unwrap_or_else(|error| self.problem(&error, &request_id, &path)) }.instrument(span).await;
 
-        counted.answered(response.status());
+        let status = response.status();
+        counted.answered(status);
+        told.note("http.response.status_code", || i64::from(status.as_u16()));
+        if status.is_server_error() {
+            told.fail(status.as_str());
+        }
         let headers = response.headers_mut();
         caller.mark(headers);
         secure(headers, behind_tls);
@@ -102,6 +115,25 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     given.filter(sane).map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+/// The place in a trace that a request comes from.
+fn parent_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    TraceContext::of_headers(all("traceparent"), all("tracestate"))
+}
+
+/// What a collector of traces is told of a request; nothing of those who ask after our health every few seconds.
+fn told_of(counted: &metrics::Request, request_id: &str, parent: Option<&TraceContext>) -> Span {
+    let (method, route) = (counted.method(), counted.route());
+    if route.starts_with("/health") {
+        return Span::default();
+    }
+    let span = Span::server(|| format!("{method} {route}"), parent);
+    span.note("http.request.method", || method);
+    span.note("http.route", || route.to_owned());
+    span.note("request.id", || request_id.to_owned());
+    span
 }
 
 fn preflight(caller: &Caller) -> Result<Response, ApiError> {

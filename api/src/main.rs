@@ -43,7 +43,12 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command.unwrap_or(Command::Serve) {
-        Command::Serve => runtime()?.block_on(serve()),
+        Command::Serve => {
+            let env = Env::of_process();
+            // It outlives the runtime: what that still ends is told, too.
+            let _telemetry = telemetry::init(&env, "claude-api")?;
+            runtime()?.block_on(serve(&env))
+        }
         Command::Openapi => print(&openapi::yaml()),
         Command::Operate(task) => print(&runtime()?.block_on(operate(task))?),
     }
@@ -59,16 +64,14 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 async fn operate(task: Task) -> anyhow::Result<String> {
     let env = Env::of_process();
-    telemetry::init(&env)?;
+    telemetry::init_logs(&env)?;
     let shutdown = Shutdown::on_signals(Duration::ZERO)?;
     let store = Store::open(&StoreConfig::from_env(&env)?, &shutdown.told).await?.context("told to stop")?;
     operator::perform(&store, task).await
 }
 
-async fn serve() -> anyhow::Result<()> {
-    let env = Env::of_process();
-    telemetry::init(&env)?;
-    let config = Config::from_env(&env)?;
+async fn serve(env: &Env) -> anyhow::Result<()> {
+    let config = Config::from_env(env)?;
     let shutdown = Shutdown::on_signals(config.drain_delay)?;
 
     // The port first: that it is taken is the likeliest mistake, and seen at once.

@@ -234,6 +234,16 @@ pub struct Request {
 }
 
 impl Request {
+    /// Its method, as it is counted.
+    pub fn method(&self) -> &'static str {
+        METHODS[self.method]
+    }
+
+    /// The pattern of its path, as it is counted.
+    pub fn route(&self) -> &str {
+        &self.traffic.routes[self.route].pattern
+    }
+
     /// Its answer begins.
     pub fn answered(mut self, status: StatusCode) {
         self.status = Some(status);

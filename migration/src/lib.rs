@@ -29,6 +29,7 @@ mod m20261123_000004_tools;
 mod m20261123_000006_overview;
 mod m20261125_000001_conversations;
 mod m20261126_000001_queue;
+mod m20261126_000002_traces;
 
 struct Migrator;
 
@@ -50,6 +51,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000006_overview::Migration),
             Box::new(m20261125_000001_conversations::Migration),
             Box::new(m20261126_000001_queue::Migration),
+            Box::new(m20261126_000002_traces::Migration),
         ]
     }
 }

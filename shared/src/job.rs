@@ -12,6 +12,7 @@ use crate::{
     image::ImageSource,
     output_schema::OutputSchema,
     time::Timestamp,
+    trace_context::TraceContext,
 };
 
 /// How far a job is.
@@ -459,8 +460,8 @@ pub struct Job {
     pub start_ms: Option<u64>,
     /// From the claim to the first text.
     pub first_token_ms: Option<u64>,
-    /// W3C `traceparent` of the request that made it.
-    pub traceparent: Option<String>,
+    /// Where the request that made it belongs in a trace.
+    pub trace: Option<TraceContext>,
     /// Why the current attempt began, or why the next one will.
     pub start_reason: StartReason,
     /// When a queued job may be claimed.

@@ -23,6 +23,7 @@ use crate::{
         signals::{self, UserLine},
     },
     store::Store,
+    trace_context::TraceContext,
 };
 
 /// How often a job may fail of itself before it is given up.
@@ -56,8 +57,8 @@ pub struct NewJob {
     pub spec: ChatSpec,
     /// The client's word for this request: the same word never makes a second job.
     pub idempotency_key: Option<String>,
-    /// W3C `traceparent` of the request.
-    pub traceparent: Option<String>,
+    /// Where the request belongs in a trace.
+    pub trace: Option<TraceContext>,
     /// What it keeps of its owner's budget until it has ended; 0 for nothing.
     pub reservation: NanoUsd,
 }
@@ -275,7 +276,7 @@ impl Jobs {
             session_id: dead_letter.session_id,
             spec: dead_letter.spec,
             idempotency_key: None,
-            traceparent: None,
+            trace: dead_letter.trace,
             reservation,
         };
         // In the order of a submit, which could else wait for this one that waits for it.

@@ -35,6 +35,8 @@ pub mod telemetry;
 pub mod time;
 pub mod tool;
 pub mod tools;
+pub mod trace;
+pub mod trace_context;
 pub mod transcript;
 pub mod usage;
 pub mod user;

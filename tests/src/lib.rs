@@ -6,6 +6,7 @@ pub mod brood;
 pub mod chaos;
 pub mod cli_process;
 pub mod client;
+pub mod collector;
 pub mod directory;
 pub mod exposition;
 pub mod fake_claude;

@@ -300,8 +300,7 @@ async fn a_job_sent_while_its_user_was_deleted_is_cancelled_and_forgotten(kind: 
 
 async fn submit(jobs: &Jobs, user_id: UserId, text: &str) -> anyhow::Result<JobId> {
     let spec: ChatSpec = serde_json::from_value(json!({ "message": text }))?;
-    let new =
-        NewJob { user_id, api_key_id: None, session_id: None, spec, idempotency_key: None, traceparent: None, reservation: NanoUsd(0) };
+    let new = NewJob { user_id, api_key_id: None, session_id: None, spec, idempotency_key: None, trace: None, reservation: NanoUsd(0) };
     Ok(jobs.submit(new).await?.job.id)
 }
 

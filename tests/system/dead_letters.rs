@@ -99,7 +99,7 @@ fn new_job(user_id: UserId) -> NewJob {
         session_id: None,
         spec,
         idempotency_key: Some("once".to_owned()),
-        traceparent: None,
+        trace: None,
         reservation: NanoUsd(0),
     }
 }

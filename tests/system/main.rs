@@ -34,4 +34,5 @@ mod stats;
 mod streams;
 mod time_limits;
 mod tools;
+mod traces;
 mod workspaces;

@@ -39,15 +39,8 @@ async fn user(store: &Store, name: &str, queue_weight: Option<u32>) -> anyhow::R
 }
 
 async fn submit(jobs: &Jobs, user_id: UserId, spec: ChatSpec) -> anyhow::Result<JobId> {
-    let new = NewJob {
-        user_id,
-        api_key_id: None,
-        session_id: None,
-        spec,
-        idempotency_key: None,
-        traceparent: None,
-        reservation: NanoUsd::default(),
-    };
+    let new =
+        NewJob { user_id, api_key_id: None, session_id: None, spec, idempotency_key: None, trace: None, reservation: NanoUsd::default() };
     Ok(jobs.submit(new).await?.job.id)
 }
 

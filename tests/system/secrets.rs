@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use shared::audit::{AuditFilter, AuditLog};
 use tests::{
     client::{Client, Stream, assert_whole},
+    collector::{Collector, Manner},
     on_both_databases,
     servers::Kind,
     system::{Api, Cli, Running, System},
@@ -21,8 +22,8 @@ on_both_databases!(no_secret_is_told_to_anybody_else);
 /// The address of the first admin.
 const ADMIN: &str = "admin@example.com";
 
-/// All that our crates say, and of the others more than anybody asks for in production.
-const LEVEL: &str = "debug,api=trace,shared=trace,worker=trace,migration=trace";
+/// All that anybody says.
+const LEVEL: &str = "trace";
 
 async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
     // The relay shows the credential for the real CLI; the scripted one breaks as it is asked to.
@@ -30,6 +31,8 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
     let mut secrets = Secrets::default();
     let credential = secrets.made_up("the provider's credential");
     let metrics_token = secrets.made_up("the token of the metrics");
+    let collector = Collector::start(Manner::Polite).await?;
+    let collector_token = secrets.made_up("what opens the collector of traces");
     let system = System::start(kind, cli)
         .await?
         .with("LOG_LEVEL", LEVEL)
@@ -38,6 +41,8 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
         .with("ADMIN_EMAIL", ADMIN)
         .with("ADMIN_PASSWORD", &secrets.made_up("the first admin's password"))
         .with("METRICS_TOKEN", &metrics_token)
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
+        .with("OTEL_EXPORTER_OTLP_HEADERS", &format!("x-token={collector_token}"))
         .with("WORKER_HTTP_PORT", "0");
     if let Some(password) = password_of(system.database.url()) {
         secrets.note("the database's password", password);
@@ -62,7 +67,13 @@ async fn no_secret_is_told_to_anybody_else(kind: Kind) -> anyhow::Result<()> {
         assert_eq!(secrets.told_by(log), Vec::<String>::new(), "in the log of the {name}");
     }
     assert!(logs[1].1.contains("Stopped"), "the log of the api is whole");
+    assert!(collector.headers().iter().all(|headers| headers["x-token"] == *collector_token));
+    assert_eq!(secrets.told_by(&collector.words()), Vec::<String>::new(), "in a span");
+    for service in ["claude-api", "claude-worker"] {
+        assert!(collector.spans().iter().any(|span| span.service == service), "no spans of {service}");
+    }
     for job in jobs {
+        assert!(collector.words().contains(&job), "the collector knows nothing of `{job}`");
         assert!(logs.iter().any(|(_, log)| log.contains(&job)), "the logs know nothing of `{job}`");
     }
     for problem in &problems {

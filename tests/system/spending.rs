@@ -144,7 +144,7 @@ fn asked_by(user_id: UserId, reservation: i64) -> NewJob {
         session_id: None,
         spec: ChatSpec::text("say:hi"),
         idempotency_key: None,
-        traceparent: None,
+        trace: None,
         reservation: NanoUsd(reservation),
     }
 }

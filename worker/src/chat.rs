@@ -8,6 +8,7 @@ use shared::{
     event::EventBody,
     job::{JobResult, NanoUsd, RetryAfterOutput},
     lease::{Lease, Outcome, Report, SpoolError},
+    trace::Span,
 };
 use tokio::{
     sync::watch,
@@ -70,8 +71,8 @@ pub struct Ending {
     pub report: Report,
 }
 
-/// Run the attempt that `lease` is for.
-pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
+/// Run the attempt that `lease` is for, and tell its stages as parts of `told`.
+pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins, told: &Span) -> Ending {
     let claimed = Instant::now();
     let Reins { stop, started, used } = reins;
     let config = &workshop.config;
@@ -80,7 +81,7 @@ pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins) -> Ending {
     let begun = tokio::select! {
         biased;
         end = cut.falls() => Err(unbegun(end, lease)),
-        begun = Attempt::start(workshop, lease, used, claimed) => begun.map_err(Some),
+        begun = Attempt::start(workshop, lease, used, told, claimed) => begun.map_err(Some),
     };
     let mut attempt = match begun {
         Ok(attempt) => attempt,
@@ -136,6 +137,9 @@ enum End {
 /// A process at work, with all that has to outlive it.
 struct Attempt<'a> {
     lease: &'a Lease,
+    told: &'a Span,
+    /// What it is at.
+    stage: Span,
     permits: Permits,
     mcp: Bridge,
     process: Process,
@@ -156,7 +160,14 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    async fn start(workshop: &Workshop, lease: &'a Lease, used: watch::Sender<Consumption>, claimed: Instant) -> Result<Self, Outcome> {
+    async fn start(
+        workshop: &Workshop,
+        lease: &'a Lease,
+        used: watch::Sender<Consumption>,
+        told: &'a Span,
+        claimed: Instant,
+    ) -> Result<Self, Outcome> {
+        let preparing = told.part("prepare");
         let spec = &lease.job().spec;
         if lease.job().budget_left() == Some(NanoUsd(0)) {
             return Err(Outcome::Failed(Failure::new(Code::BudgetExceeded).error));
@@ -181,13 +192,18 @@ impl<'a> Attempt<'a> {
             None => Listen::Loopback,
         };
         let relay = Relay::start(listen, workshop.upstream.clone()).await.map_err(internal)?;
-        let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), lease.job().traceparent.clone());
+        let trace = told.context().or_else(|| lease.job().trace.clone());
+        let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), trace);
         let command = command::build(spec, thread, &permits, lease.job().budget_left(), &surroundings);
         let launch = workshop::launch(workshop, command, &dir);
+        drop(preparing);
+        let stage = told.part("start CLI");
         let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)
             .map_err(|error| outcome_of(&unstartable(lease, &error), lease))?;
         Ok(Self {
             lease,
+            told,
+            stage,
             mcp: workshop.mcp.bridge(&permits.mcp),
             permits,
             process,
@@ -275,6 +291,7 @@ impl<'a> Attempt<'a> {
     async fn take(&mut self, step: Step) -> Result<(), End> {
         if step.is_text() && self.report.first_token_ms.is_none() {
             self.report.first_token_ms = Some(self.elapsed_ms());
+            self.stage = self.told.part("answer");
         }
         match step {
             Step::Event(body) => self.emit(&body).await?,
@@ -282,6 +299,9 @@ impl<'a> Attempt<'a> {
                 let is_first = self.cli_version.replace(version).is_none();
                 self.report.model = Some(model);
                 self.report.start_ms.get_or_insert(elapsed_ms(self.claimed));
+                if is_first {
+                    self.stage = self.told.part("first text");
+                }
                 if let Some(conversation) = self.conversation.as_ref().filter(|_| is_first) {
                     let session_id = conversation.session().id;
                     self.emit(&EventBody::SessionReady { session_id }).await?;
@@ -342,6 +362,7 @@ impl<'a> Attempt<'a> {
 
     /// End the process, as politely as the reason allows, and say what came of it all.
     async fn finish(mut self, end: End, cut: &mut Cut) -> Ending {
+        self.stage = self.told.part("end CLI");
         let exit = match &end {
             End::Idle => {
                 self.process.close_stdin();

@@ -43,25 +43,25 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Some(Command::Supervise(supervise)) => supervise.run(),
         Some(Command::Tether(tether)) => tether.run(),
-        None => work(),
+        None => match work() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
-#[tokio::main]
-async fn work() -> ExitCode {
-    match try_work().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn try_work() -> anyhow::Result<()> {
+fn work() -> anyhow::Result<()> {
     let env = Env::of_process();
-    telemetry::init(&env)?;
-    let config = Config::from_env(&env)?;
+    // It outlives the runtime: what that still ends is told, too.
+    let _telemetry = telemetry::init(&env, "claude-worker")?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(try_work(&env))
+}
+
+async fn try_work(env: &Env) -> anyhow::Result<()> {
+    let config = Config::from_env(env)?;
     for contradiction in config.contradictions() {
         tracing::warn!("{contradiction}");
     }

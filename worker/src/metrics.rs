@@ -19,6 +19,7 @@ use shared::{
     lease::{Outcome, Report},
     metrics::{self, Durations, EventLoop, Reading},
     store::Store,
+    trace::Span,
 };
 
 use crate::claude::failure::Code;
@@ -216,6 +217,16 @@ impl End {
             JobState::Queued | JobState::Running => self,
             JobState::Completed | JobState::Failed => Self { outcome: state.as_str(), ..self },
             JobState::Cancelled => Self { outcome: state.as_str(), code: None },
+        }
+    }
+}
+
+impl End {
+    /// Tell a collector of traces the same.
+    pub fn note_on(&self, span: &Span) {
+        span.note("outcome", || self.outcome);
+        if let Some(code) = &self.code {
+            span.fail(word(code));
         }
     }
 }

@@ -16,6 +16,8 @@ use shared::{
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
     store::Store,
+    trace::Span,
+    trace_context::TraceContext,
     workers::{Beat, Books, Membership, NewWorker, host},
 };
 use tokio::{
@@ -198,13 +200,24 @@ impl Shift {
 
     fn start(&self, lease: Lease, slot: OwnedSemaphorePermit) {
         let job = lease.job();
-        let span = tracing::info_span!("job", job.id = %job.id, attempt = job.attempt);
+        let told = Span::consumer("attempt", job.trace.as_ref());
+        told.note("job.id", || job.id.to_string());
+        told.note("job.attempt", || i64::from(job.attempt));
+        told.note("worker.id", || job.worker_id.map_or_else(String::new, |worker| worker.to_string()));
+        let trace = told.context().or_else(|| job.trace.clone());
+        let span = tracing::info_span!(
+            "job",
+            job.id = %job.id,
+            attempt = job.attempt,
+            worker.id = job.worker_id.map(tracing::field::display),
+            trace_id = trace.as_ref().map(TraceContext::trace_id)
+        );
         tracing::info!(parent: &span, "Started job `{}` (attempt {})", job.id, job.attempt);
         let attempt = self.workshop.metrics.claimed(job);
         let (workshop, running, lost) = (self.workshop.clone(), self.running.clone(), self.lost.clone());
         self.jobs.spawn(
             async move {
-                Box::pin(run_and_settle(&workshop, lease, &attempt, &running, &lost)).await;
+                Box::pin(run_and_settle(&workshop, lease, Told { attempt: &attempt, span: &told }, &running, &lost)).await;
                 drop(attempt);
                 drop(slot);
             }
@@ -246,22 +259,33 @@ impl Shift {
     }
 }
 
-async fn run_and_settle(workshop: &Workshop, lease: Lease, attempt: &Attempt, running: &Running, lost: &CancellationToken) {
+/// Who is told of an attempt.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    attempt: &'a Attempt,
+    span: &'a Span,
+}
+
+async fn run_and_settle(workshop: &Workshop, lease: Lease, told: Told<'_>, running: &Running, lost: &CancellationToken) {
     let id = lease.job().id;
     let (stop, used, registration) = running.register(id, lease.job().attempt, lost.is_cancelled());
     let started = {
         let running = running.clone();
         Box::new(move |entitlement| running.set_entitlement(id, entitlement))
     };
-    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started, used }));
+    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started, used }, told.span));
     let ending = run.catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("The attempt panicked");
         let error = JobError::new("internal_error", "the worker could not run the job", false);
         Ending { outcome: Some(Outcome::Failed(error)), report: Report::default() }
     });
-    attempt.ran(&ending.report);
+    told.attempt.ran(&ending.report);
     // The registration stays until the job is settled: nothing of it is renewed after that.
-    attempt.settled(&settle(lease, ending, lost).await);
+    let settling = told.span.part("settle");
+    let end = settle(lease, ending, lost).await;
+    drop(settling);
+    end.note_on(told.span);
+    told.attempt.settled(&end);
     drop(registration);
 }
 

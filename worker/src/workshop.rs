@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use shared::tools::Tools;
+use shared::{tools::Tools, trace_context::TraceContext};
 
 use crate::{
     claude::{
@@ -42,7 +42,7 @@ pub struct Workshop {
 }
 
 /// Where a process of this worker lives, as it sees it itself.
-pub(crate) fn surroundings(workshop: &Workshop, dir: &JobDir, relay: command::Relay, traceparent: Option<String>) -> Surroundings {
+pub(crate) fn surroundings(workshop: &Workshop, dir: &JobDir, relay: command::Relay, trace: Option<TraceContext>) -> Surroundings {
     let inside = |inside: &str, outside: PathBuf| if workshop.sandbox.is_some() { PathBuf::from(inside) } else { outside };
     Surroundings {
         home: inside(sandbox::HOME, dir.home()),
@@ -52,7 +52,7 @@ pub(crate) fn surroundings(workshop: &Workshop, dir: &JobDir, relay: command::Re
         relay,
         api_timeout: API_TIMEOUT,
         stream_idle_timeout: STREAM_IDLE_TIMEOUT,
-        traceparent,
+        trace,
     }
 }
 

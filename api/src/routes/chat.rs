@@ -8,6 +8,7 @@ use poem_openapi::{ApiResponse, OpenApi, ResponseContent, param::Header, payload
 use shared::{
     job::{ChatSpec, NanoUsd},
     jobs::{NewJob, Submitted},
+    trace_context::TraceContext,
     user::UserLimits,
 };
 
@@ -103,7 +104,7 @@ impl ChatApi {
         let streams = body.stream || events::asks_for_events(headers);
         let position = events::position(headers, last_event_id.0)?;
         let key = checked_key(headers, idempotency_key.0)?;
-        let submitted = submit(&app, &auth, body, key, traceparent(headers)).await?;
+        let submitted = submit(&app, &auth, body, key, request.data().cloned()).await?;
         if let Some(charge) = request.data::<Charge>().filter(|_| submitted.replayed) {
             charge.waive();
         }
@@ -139,7 +140,7 @@ pub async fn submit(
     auth: &Authenticated<Chat>,
     body: CreateChat,
     idempotency_key: Option<String>,
-    traceparent: Option<String>,
+    trace: Option<TraceContext>,
 ) -> Result<Submitted, ApiError> {
     let session_id = body.session_id;
     let spec = body.into_spec(tools::allowed_by_key(auth).map(<[String]>::to_vec));
@@ -150,7 +151,7 @@ pub async fn submit(
         reservation: reservation(&auth.user.limits, &spec, app.config.default_job_budget),
         spec,
         idempotency_key,
-        traceparent,
+        trace,
     };
     let submitted = match check(app, auth, &new).await {
         Ok(()) => app.jobs.submit(new).await?,
@@ -230,15 +231,6 @@ fn wait_of(prefer: &str) -> Option<u64> {
     (secs > 0).then_some(secs.min(MAX_WAIT_SECS))
 }
 
-/// The caller's W3C trace context, if it is well-formed.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = value.split('-').collect();
-    let hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
-    (lengths && parts.iter().all(hex) && parts[0] == "00").then(|| value.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use poem::http::HeaderValue;
@@ -289,22 +281,6 @@ mod tests {
         assert_eq!(key(&[b"order 7"]), Ok(Some("order 7".to_owned())));
         for wrong in [&[b"" as &[u8]] as &[&[u8]], &[b"a", b"b"], &["é".as_bytes()], &[&[b'k'; 256]]] {
             assert_eq!(key(wrong), Err(Code::InvalidRequest), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_well_formed_trace_context_is_passed_on() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let of = |value: &str| {
-            traceparent(&HeaderMap::from_iter([(
-                poem::http::HeaderName::from_static("traceparent"),
-                HeaderValue::from_str(value).expect("a header value"),
-            )]))
-        };
-
-        assert_eq!(of(good).as_deref(), Some(good));
-        for wrong in ["", "00-x-y-01", &good.to_uppercase(), &format!("{good}-00")] {
-            assert_eq!(of(wrong), None, "{wrong}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use poem_openapi::types::ToJSON as _;
 use serde_json::{Map, Value, json};
-use shared::{event::EventId, id::JobId, principal::Principal};
+use shared::{event::EventId, id::JobId, principal::Principal, trace::Span};
 
 use crate::{
     app::App,
@@ -80,7 +80,10 @@ impl Desk {
             principal,
             Box::pin(async {
                 let streams = body.stream;
-                let submitted = chat::submit(&self.app, &auth, body, key, None).await?;
+                // A socket lives for hours: each job is a trace of its own.
+                let told = Span::server(|| "chat /api/ws".to_owned(), None);
+                let submitted = chat::submit(&self.app, &auth, body, key, told.context()).await?;
+                drop(told);
                 let watch = if streams { Watch::open(&self.app.feeds, &submitted.job, None).await? } else { None };
                 let job = Job::shown(&self.app, &submitted.job).await.to_json();
                 Ok(Done { answer: fields(json!({"job": job, "replayed": submitted.replayed})), watch })

@@ -17,6 +17,7 @@ use crate::{
     job::{InvalidJobState, Job, JobError, JobResult, JobState, NanoUsd, Usage},
     jobs::{JobFilter, NewJob},
     time::Timestamp,
+    trace_context::TraceContext,
     transcript::Transcript,
     workspace::Manifest,
 };
@@ -29,6 +30,7 @@ struct Row {
     session_id: Option<Uuid>,
     request: String,
     traceparent: Option<String>,
+    tracestate: Option<String>,
     state: String,
     attempt: i32,
     failures: i32,
@@ -104,7 +106,7 @@ impl TryFrom<Row> for Job {
             consumption: json(row.running_usage)?,
             start_ms: span(row.start_ms),
             first_token_ms: span(row.first_token_ms),
-            traceparent: row.traceparent,
+            trace: TraceContext::of_record(row.traceparent.as_deref(), row.tracestate.as_deref()),
             start_reason: start_reason(&row.start_reason)?,
             run_at: Timestamp::from_unix_ms(row.run_at),
             has_place: row.dispatched,
@@ -178,8 +180,8 @@ pub async fn insert(
         db,
         "INSERT INTO jobs (id, user_id, api_key_id, idempotency_key, request_hash, request, priority, traceparent, state,
                            max_failures, max_reclaims, reserved_nano_usd, session_id, session_seq, dispatched, run_at, queue_deadline_at,
-                           created_at)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, $15, {now}, {now} + $11, {now}
+                           created_at, tracestate)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, $10, $12, $13, $14, $15, {now}, {now} + $11, {now}, $17
          WHERE $16 IS NULL OR (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = $2 AND state = 'queued' LIMIT $16) AS waiting) < $16
          ON CONFLICT DO NOTHING
          RETURNING *",
@@ -191,7 +193,7 @@ pub async fn insert(
             new.idempotency_key.as_ref().map(|_| request_hash.to_vec()).into(),
             request.into(),
             new.spec.priority.rank().into(),
-            new.traceparent.clone().into(),
+            new.trace.as_ref().map(TraceContext::traceparent).into(),
             number(limits.failures).into(),
             number(limits.reclaims).into(),
             ms(limits.queue_timeout).into(),
@@ -200,6 +202,7 @@ pub async fn insert(
             seq.into(),
             place.is_none().into(),
             limits.queued.map(i64::from).into(),
+            new.trace.as_ref().and_then(TraceContext::tracestate).into(),
         ],
     )
     .await

@@ -177,7 +177,7 @@ fn surroundings(home: PathBuf, config_dir: PathBuf, tmp_dir: PathBuf, relay: com
         relay,
         api_timeout: Duration::from_mins(2),
         stream_idle_timeout: Duration::from_mins(1),
-        traceparent: None,
+        trace: None,
     }
 }
 

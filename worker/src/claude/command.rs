@@ -4,7 +4,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use shared::job::{ChatSpec, Effort, NanoUsd, Thinking};
+use shared::{
+    job::{ChatSpec, Effort, NanoUsd, Thinking},
+    trace_context::TraceContext,
+};
 use uuid::Uuid;
 
 use crate::mcp::Grant;
@@ -35,8 +38,8 @@ pub struct Surroundings {
     pub api_timeout: Duration,
     /// How long the API may be silent in the middle of an answer. The CLI takes no less than 10 s.
     pub stream_idle_timeout: Duration,
-    /// The W3C trace this job belongs to, for tools that report one.
-    pub traceparent: Option<String>,
+    /// Where this process belongs in a trace, for it and tools that report one.
+    pub trace: Option<TraceContext>,
 }
 
 /// The relay that stands for the API and adds the credential, which a job never holds.
@@ -130,7 +133,7 @@ fn base(thread: Thread) -> Vec<String> {
 
 /// The environment, as an allow-list. Tools see all of it.
 pub fn environment(surroundings: &Surroundings) -> Vec<(String, String)> {
-    let Surroundings { home, config_dir, tmp_dir, path, relay, api_timeout, stream_idle_timeout, traceparent } = surroundings;
+    let Surroundings { home, config_dir, tmp_dir, path, relay, api_timeout, stream_idle_timeout, trace } = surroundings;
     let (base_url, socket) = match relay {
         Relay::Url(url) => (url.clone(), None),
         // The CLI wants a URL even if it never looks up its host.
@@ -147,7 +150,8 @@ pub fn environment(surroundings: &Surroundings) -> Vec<(String, String)> {
         ("ANTHROPIC_API_KEY", Some(PLACEHOLDER_KEY.to_owned())),
         ("API_TIMEOUT_MS", Some(api_timeout.as_millis().to_string())),
         ("CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS", Some(stream_idle_timeout.as_millis().to_string())),
-        ("TRACEPARENT", traceparent.clone()),
+        ("TRACEPARENT", trace.as_ref().map(|trace| trace.traceparent().to_owned())),
+        ("TRACESTATE", trace.as_ref().and_then(TraceContext::tracestate).map(str::to_owned)),
     ];
     let own = own.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));
     own.chain(FIXED_ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect()
@@ -205,7 +209,7 @@ mod tests {
             relay,
             api_timeout: Duration::from_mins(2),
             stream_idle_timeout: Duration::from_mins(1),
-            traceparent: None,
+            trace: None,
         }
     }
 
@@ -323,7 +327,10 @@ mod tests {
 
     #[test]
     fn the_environment_is_an_allow_list() {
-        let mut env = environment(&Surroundings { traceparent: Some("00-1-2-01".into()), ..socket() });
+        let parent: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let state: &[u8] = b"vendor=1";
+        let trace = TraceContext::of_headers([parent].into_iter(), [state].into_iter());
+        let mut env = environment(&Surroundings { trace, ..socket() });
         env.sort();
 
         let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -350,7 +357,8 @@ mod tests {
                 "PATH=/usr/bin:/bin",
                 "TERM=dumb",
                 "TMPDIR=/tmp",
-                "TRACEPARENT=00-1-2-01",
+                "TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                "TRACESTATE=vendor=1",
             ]
         );
     }

@@ -91,7 +91,7 @@ async fn submit(jobs: &Jobs, user: UserId) -> anyhow::Result<String> {
         session_id: None,
         spec: ChatSpec::text("by hand"),
         idempotency_key: None,
-        traceparent: None,
+        trace: None,
         reservation: NanoUsd::default(),
     };
     Ok(Box::pin(jobs.submit(new)).await?.job.id.to_string())
