@@ -15,6 +15,7 @@ mod dead_letters;
 mod drain;
 mod idempotency;
 mod leftovers;
+mod logs;
 mod many_sessions;
 mod mcp;
 mod metrics;

@@ -11,6 +11,7 @@ use shared::{
     trace_context::TraceContext,
     user::UserLimits,
 };
+use tracing::info;
 
 use crate::{
     app::App,
@@ -160,6 +161,7 @@ pub async fn submit(
     };
     if !submitted.replayed {
         app.metrics.submitted.inc();
+        info!(job.id = %submitted.job.id, "Accepted job `{}`", submitted.job.id);
     }
     Ok(submitted)
 }
