@@ -1,6 +1,8 @@
 //! Prometheus as Debian has it: it scrapes what it is told to, and says what expressions come to. And `promtool`,
 //! which judges pages, rules and configurations.
 
+#![expect(clippy::disallowed_types, reason = "starts programs that are not the product's")]
+
 use std::{fmt::Write as _, fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};

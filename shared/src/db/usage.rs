@@ -128,6 +128,8 @@ const SUMS: &str = "COUNT(*) AS requests, COUNT(DISTINCT job_id) AS jobs,
     CAST(COALESCE(SUM(cost_nano_usd), 0) AS BIGINT) AS cost_nano_usd, CAST(COALESCE(SUM(duration_ms), 0) AS BIGINT) AS duration_ms,
     COUNT(CASE WHEN estimated THEN 1 END) AS estimated";
 
+const NO_ID: &str = "CAST(NULL AS UUID)";
+
 /// What a user used, or all of them: the largest groups, and all of it, as of one moment.
 pub async fn totals(db: &Db, user: Option<UserId>, query: UsageQuery, max_groups: u32) -> Result<UsageTotals> {
     let (by, place) = match query.group_by {
@@ -137,7 +139,6 @@ pub async fn totals(db: &Db, user: Option<UserId>, query: UsageQuery, max_groups
         UsageGroup::Key => ("api_key_id", 3),
         UsageGroup::User => ("user_id", 4),
     };
-    const NO_ID: &str = "CAST(NULL AS UUID)";
     let mut columns = ["CAST(NULL AS BIGINT)", "CAST(NULL AS TEXT)", NO_ID, NO_ID, NO_ID];
     let named = |[day, model, session, key, user]: [&str; 5]| {
         format!("{day} AS day, {model} AS model, {session} AS session_id, {key} AS api_key_id, {user} AS user_id")

@@ -8,6 +8,9 @@ use prometheus_client::{
 use super::{Reading, figure};
 use crate::store::Store;
 
+/// A counter, with its name and what it counts.
+type Shown = (&'static str, &'static str, fn(&Repairs) -> &Counter);
+
 /// What this process put right, and whether it is the one to look for it. Clones count into the same figures.
 #[derive(Clone, Debug, Default)]
 pub struct Repairs {
@@ -37,7 +40,7 @@ impl Repairs {
         #[expect(clippy::cast_precision_loss, reason = "it is 0 or 1")]
         let leads = Reading::gauge(move || leads().map(|store| store.repairs().leads.get() as f64));
         registry.register("leads", "Whether this process leads the watch over the jobs: 1 or 0", leads);
-        let counters: [(&str, &str, fn(&Self) -> &Counter); 6] = [
+        let counters: [Shown; 6] = [
             ("workers_buried", "Workers that this process declared dead", |repairs| &repairs.workers_buried),
             ("jobs_reclaimed", "Jobs that this process took away from a dead worker", |repairs| &repairs.jobs_reclaimed),
             ("jobs_rung_again", "Jobs that Redis had lost, and that this process rang for again", |repairs| &repairs.jobs_rung_again),
