@@ -15,7 +15,7 @@ use shared::{
     failpoint,
     id::JobId,
     job::{Job, JobState},
-    jobs::{self, Jobs},
+    jobs::Jobs,
     time::Timestamp,
 };
 use tokio::{
@@ -394,10 +394,10 @@ impl Follower {
             // The place is said with the next look: of two advices at once watchers would see the second alone.
             return;
         }
-        let Ok(jobs::Place { position, estimated_wait }) = self.shared.jobs.place(job).await else { return };
+        let Ok(place) = self.shared.jobs.place(job).await else { return };
+        let position = place.position;
         if self.place.replace(position) != Some(position) {
-            let estimated_wait_ms = estimated_wait.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-            self.advise(Advice::Queued(Queued { position, estimated_wait_ms }));
+            self.advise(Advice::Queued(Queued { position, estimated_wait_ms: place.estimated_wait_ms() }));
         }
     }
 

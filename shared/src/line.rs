@@ -35,6 +35,13 @@ pub struct Place {
     pub estimated_wait: Option<Duration>,
 }
 
+impl Place {
+    /// How long it will wait, in milliseconds.
+    pub fn estimated_wait_ms(&self) -> Option<u64> {
+        self.estimated_wait.and_then(|wait| u64::try_from(wait.as_millis()).ok())
+    }
+}
+
 /// The line as this process last saw it.
 #[derive(Clone)]
 pub struct Line {

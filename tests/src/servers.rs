@@ -181,8 +181,7 @@ impl TestDatabase {
     pub async fn shut(&self) -> anyhow::Result<()> {
         let (name, admin) = self.admin().await?;
         admin.execute_unprepared(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
-        admin.execute_unprepared(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await?;
-        Ok(())
+        self.end_connections().await
     }
 
     /// Take connections again.

@@ -301,10 +301,7 @@ impl Job {
         let waits = job.state == JobState::Queued;
         // The job is what was asked for; without its place it is still that.
         let place = if waits { app.jobs.place(job).await.ok() } else { None };
-        let queue = place.map(|place| Queue {
-            position: place.position,
-            estimated_wait_ms: place.estimated_wait.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
-        });
+        let queue = place.map(|place| Queue { position: place.position, estimated_wait_ms: place.estimated_wait_ms() });
         Self { queue, ..job.view().into() }
     }
 

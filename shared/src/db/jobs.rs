@@ -406,15 +406,23 @@ pub async fn without_place(db: &Db) -> Result<Vec<Waiter>> {
     Ok(rows::<WaiterRow>(db.pool(), &sql, []).await?.into_iter().map(Waiter::from).collect())
 }
 
+/// The jobs whose ids `sql` selects.
+async fn ids(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<JobId>> {
+    #[derive(FromQueryResult)]
+    struct Id {
+        id: Uuid,
+    }
+    Ok(rows::<Id>(db, sql, values).await?.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
+}
+
 /// The next jobs of a user that may run and have no place: by priority, then as they came.
-pub async fn next_of(db: &Db, user: UserId, limit: u64) -> Result<Vec<(JobId, u32)>> {
+pub async fn next_of(db: &Db, user: UserId, limit: u64) -> Result<Vec<JobId>> {
     let sql = format!(
-        "SELECT id, attempt FROM jobs WHERE user_id = $1 AND state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT}
+        "SELECT id FROM jobs WHERE user_id = $1 AND state = 'queued' AND NOT dispatched AND run_at <= {{now}} AND {IS_NEXT}
          ORDER BY priority DESC, id LIMIT $2"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let waiting: Vec<Waiting> = rows(db.pool(), &sql, [user.uuid().into(), limit.into()]).await?;
-    Ok(waiting.into_iter().map(Waiting::into_pair).collect())
+    ids(db.pool(), &sql, [user.uuid().into(), limit.into()]).await
 }
 
 /// Give these jobs their places, if they still wait for one: whoever asks rings for them next.
@@ -429,13 +437,8 @@ pub async fn give_places(db: &Db, ids: &[JobId]) -> Result<Vec<(JobId, u32)>> {
 
 /// Jobs that wait and count as rung for.
 pub async fn with_place(db: &Db, limit: u32) -> Result<Vec<JobId>> {
-    #[derive(FromQueryResult)]
-    struct Id {
-        id: Uuid,
-    }
     let sql = "SELECT id FROM jobs WHERE state = 'queued' AND dispatched ORDER BY id LIMIT $1";
-    let ids: Vec<Id> = rows(db.pool(), sql, [i64::from(limit).into()]).await?;
-    Ok(ids.into_iter().map(|row| JobId::from_uuid(row.id)).collect())
+    ids(db.pool(), sql, [i64::from(limit).into()]).await
 }
 
 /// The job of a conversation that may run and was not rung for.
@@ -778,13 +781,8 @@ pub async fn unended(db: &Db, user: UserId, limit: u32) -> Result<Vec<Job>> {
 
 /// Forget jobs of a user that ended, with all that is kept of them; how many there were.
 pub async fn forget_ended(db: &impl ConnectionTrait, user: UserId, limit: u32) -> Result<u64> {
-    #[derive(FromQueryResult)]
-    struct Id {
-        id: Uuid,
-    }
     let sql = "SELECT id FROM jobs WHERE user_id = $1 AND state IN ('completed', 'failed', 'cancelled') ORDER BY id LIMIT $2";
-    let ended: Vec<Id> = rows(db, sql, [user.uuid().into(), i64::from(limit).into()]).await?;
-    let ids: Vec<JobId> = ended.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
+    let ids = ids(db, sql, [user.uuid().into(), i64::from(limit).into()]).await?;
     if ids.is_empty() {
         return Ok(0);
     }

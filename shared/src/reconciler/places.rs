@@ -53,7 +53,7 @@ impl Places {
                     self.turns.give_back(user);
                     waiters.retain(|waiter| waiter.user != user);
                 }
-                next.extend(jobs.into_iter().map(|(job, _)| job));
+                next.extend(jobs);
             }
             room = room.saturating_sub(next.len() as u64);
             if !next.is_empty() {

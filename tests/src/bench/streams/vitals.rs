@@ -3,6 +3,8 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use rustix::process::Pid;
+use worker::processes::Processes;
 
 /// What `/proc` counts time in; it is the same on every Linux that matters.
 const TICK: Duration = Duration::from_millis(10);
@@ -12,10 +14,10 @@ pub fn cpu(id: u32) -> anyhow::Result<Duration> {
     Ok(TICK * stat(id)?[11..13].iter().sum())
 }
 
-/// The time on a core that the process `id` has had, those that it started, and those of them that have ended.
+/// The time on a core that the process `id` has had, its descendants, and those of its children that have ended.
 pub fn cpu_of_family(id: u32) -> anyhow::Result<Duration> {
     let mut ticks: u32 = stat(id)?[11..15].iter().sum();
-    for (child, _) in parents()?.into_iter().filter(|(_, parent)| *parent == id) {
+    for child in descendants(id)? {
         // One that is gone by now is in its parent's figures, if it is not in those read already.
         ticks += stat(child).map_or(0, |fields| fields[11..13].iter().sum());
     }
@@ -29,15 +31,8 @@ pub fn parent(id: u32) -> anyhow::Result<u32> {
 
 /// The processes that are there and that the process `id` started, or that one of those did.
 pub fn descendants(id: u32) -> anyhow::Result<Vec<u32>> {
-    let parents = parents()?;
-    let mut found = vec![id];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
-        next += 1;
-    }
-    found.remove(0);
-    Ok(found)
+    let id = Pid::from_raw(id.cast_signed()).context("a process has a number")?;
+    Ok(Processes::list()?.below(id).into_iter().map(|pid| pid.as_raw_pid().cast_unsigned()).collect())
 }
 
 /// How many files, sockets and the like the process `id` has open.
@@ -48,13 +43,6 @@ pub fn descriptors(id: u32) -> anyhow::Result<u32> {
 /// How many threads the process `id` has.
 pub fn threads(id: u32) -> anyhow::Result<u32> {
     Ok(stat(id)?[17])
-}
-
-/// Every process of this machine, with the one that started it.
-fn parents() -> anyhow::Result<Vec<(u32, u32)>> {
-    let processes = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    // One that is gone by now is none.
-    Ok(processes.filter_map(|process| Some((process, parent(process).ok()?))).collect())
 }
 
 /// The numbers that the kernel tells of the process `id`, counted from what comes behind its name. The first is
