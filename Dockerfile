@@ -23,9 +23,11 @@ RUN apt-get update \
     && install -d -o claude-api -m 700 /var/lib/claude-api /var/lib/claude-api/workspaces
 COPY --from=claude /built /usr/local/bin
 COPY --from=build /built /usr/local/bin
-USER claude-api
+# By its number: who must not run as root is told so by nothing else.
+USER 1000
 WORKDIR /var/lib/claude-api
-ENV HOST=0.0.0.0 PORT=3001 LOG_FORMAT=json CLAUDE_BIN=/usr/local/bin/claude JOBS_DIR=/var/lib/claude-api/jobs \
+# Balancers look every few seconds: an api that is told to stop serves on until they have.
+ENV HOST=0.0.0.0 PORT=3001 DRAIN_DELAY=5 LOG_FORMAT=json CLAUDE_BIN=/usr/local/bin/claude JOBS_DIR=/var/lib/claude-api/jobs \
     WORKSPACE_STORE=/var/lib/claude-api/workspaces
 EXPOSE 3001
 # For the api; the other commands have no port to ask.
