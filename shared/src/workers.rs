@@ -22,11 +22,13 @@ use crate::{
         workers::{self as table, NewRow},
     },
     id::{JobId, WorkerId},
-    redis::{self, queue, signals},
+    redis::{self, queue, signals, status},
     store::Store,
     time::Timestamp,
 };
 
+/// How long Redis may take to say what workers told it.
+const STATUS: Duration = Duration::from_millis(500);
 /// How long a worker that died is shown.
 const SHOWN_DEAD: Duration = Duration::from_hours(24);
 
@@ -57,8 +59,8 @@ pub struct Membership {
     lock: SessionLock,
 }
 
-/// What the running jobs of one incarnation have used so far, for the record. Apart from its beats, which
-/// must not wait for it.
+/// What the running jobs of one incarnation have used so far, for the record, and what else there is to tell of it.
+/// Apart from its beats, which must not wait for it.
 pub struct Books {
     store: Store,
     worker: WorkerId,
@@ -221,6 +223,15 @@ impl Books {
         let late = |_| Error::Unavailable { service: "database", source: "it took longer than a beat".into() };
         tokio::time::timeout(beat_limit(&self.store), note).await.map_err(late)?
     }
+
+    /// Say how many CLI processes live. For people who look: nothing depends on it, and where it does not get through
+    /// within a beat it is not said.
+    pub async fn tell(&self, cli_processes: u32) {
+        let telling = status::tell(self.store.redis(), self.worker, cli_processes, self.store.timing().beat * 3);
+        if !matches!(tokio::time::timeout(beat_limit(&self.store), telling).await, Ok(Ok(()))) {
+            tracing::debug!("Could not tell how many CLI processes live");
+        }
+    }
 }
 
 /// How a worker is.
@@ -250,6 +261,8 @@ pub struct Worker {
     pub slots: u32,
     /// How many it runs.
     pub running: u32,
+    /// How many CLI processes of it live, busy or not. `None` where it did not tell lately.
+    pub cli_processes: Option<u32>,
     /// How it is.
     pub state: WorkerState,
     /// When it joined.
@@ -273,7 +286,15 @@ impl Workers {
     /// The living, and those that died within a day, newest first.
     pub async fn list(&self, before: Option<WorkerId>, limit: u32) -> Result<Vec<Worker>> {
         let dead_for_ms = i64::try_from(SHOWN_DEAD.as_millis()).unwrap_or(i64::MAX);
-        table::list(self.store.db(), dead_for_ms, before, limit).await
+        let mut workers = table::list(self.store.db(), dead_for_ms, before, limit).await?;
+        let living: Vec<&mut Worker> = workers.iter_mut().filter(|worker| worker.state != WorkerState::Dead).collect();
+        let ids: Vec<WorkerId> = living.iter().map(|worker| worker.id).collect();
+        // Without Redis the record is still worth looking at.
+        let asked = tokio::time::timeout(STATUS, status::told(self.store.redis(), &ids)).await;
+        for (worker, told) in living.into_iter().zip(asked.ok().and_then(Result::ok).unwrap_or_default()) {
+            worker.cli_processes = told;
+        }
+        Ok(workers)
     }
 
     /// The names of the MCP servers that all living workers know: any of them may get a job. `None` where no

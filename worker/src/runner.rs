@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use prometheus_client::metrics::gauge::Gauge;
 use shared::{
     consumption::Consumption,
     id::JobId,
@@ -118,7 +119,8 @@ impl Shift {
 
     async fn work(self, leases: Leases, membership: Membership, shutdown: &Shutdown) {
         let stop_beating = CancellationToken::new();
-        let books = tokio::spawn(keep_books(membership.books(), self.running.clone(), self.beat(), stop_beating.clone()));
+        let living = self.workshop.metrics.living.clone();
+        let books = tokio::spawn(keep_books(membership.books(), self.running.clone(), living, self.beat(), stop_beating.clone()));
         let (worker, calls, called) = (membership.id(), membership.calls(), Arc::new(Notify::new()));
         let heart = tokio::spawn(beat(
             membership,
@@ -375,16 +377,16 @@ async fn beat(
     }
 }
 
-/// Note what the running attempts have used, as often as the beat, until told otherwise.
-async fn keep_books(books: Books, running: Running, every: Duration, stop: CancellationToken) {
+/// Note what the running attempts have used, and tell how many processes live, as often as the beat, until told
+/// otherwise.
+async fn keep_books(books: Books, running: Running, living: Gauge, every: Duration, stop: CancellationToken) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let news = running.news();
-        if news.is_empty() {
-            continue;
-        }
-        if let Err(error) = books.note(&news).await {
+        // Beside each other: neither waits for the other's store.
+        let ((), noted) = tokio::join!(books.tell(u32::try_from(living.get()).unwrap_or(0)), books.note(&news));
+        if let Err(error) = noted {
             tracing::debug!(%error, "Could not note what the running jobs used; the next round does");
             running.renew_news(&news);
         }

@@ -286,7 +286,9 @@ async fn a_worker_is_shown_and_drained_unless_it_is_dead() {
     let page = read(&stage, &admin, "/api/admin/workers").await;
     let shown = &page["data"][0];
     assert_eq!((&shown["name"], &shown["host"], &shown["slots"], &shown["running"]), (&json!("w1"), &json!("h1"), &json!(4), &json!(0)));
-    assert_eq!((&shown["state"], &page["next_cursor"]), (&json!("active"), &Value::Null));
+    assert_eq!((&shown["state"], &shown["cli_processes"], &page["next_cursor"]), (&json!("active"), &Value::Null, &Value::Null));
+    living.books().tell(2).await;
+    assert_eq!(read(&stage, &admin, "/api/admin/workers").await["data"][0]["cli_processes"], 2);
     for _ in 0..2 {
         let asked = stage.call(&admin, Method::POST, &path, &Value::Null).await;
         assert_eq!((asked.status, asked.json()["state"].as_str()), (StatusCode::ACCEPTED, Some("draining")));
@@ -295,7 +297,8 @@ async fn a_worker_is_shown_and_drained_unless_it_is_dead() {
     assert!(living.leave().await.expect("an answer"));
     let refused = stage.call(&admin, Method::POST, &path, &Value::Null).await;
     assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "worker_dead"));
-    assert_eq!(read(&stage, &admin, "/api/admin/workers").await["data"][0]["state"], "dead");
+    let dead = read(&stage, &admin, "/api/admin/workers").await["data"][0].clone();
+    assert_eq!((&dead["state"], &dead["cli_processes"]), (&json!("dead"), &Value::Null));
     let missing = "/api/admin/workers/worker_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b/drain";
     assert_eq!(stage.call(&admin, Method::POST, missing, &Value::Null).await.code(), "not_found");
 }

@@ -120,6 +120,7 @@ impl From<Row> for Worker {
             version: row.version,
             slots: u32::try_from(row.slots).unwrap_or(0),
             running: u32::try_from(row.running).unwrap_or(0),
+            cli_processes: None,
             state,
             started_at: Timestamp::from_unix_ms(row.started_at),
             last_beat_at: Timestamp::from_unix_ms(row.last_beat_at),

@@ -40,6 +40,11 @@ pub fn calls_of(worker: WorkerId) -> String {
     format!("w:{{{}}}:ctl", worker.uuid().simple())
 }
 
+/// What one worker says of itself.
+pub fn status_of(worker: WorkerId) -> String {
+    format!("w:{{{}}}:st", worker.uuid().simple())
+}
+
 /// The hourly window of a user.
 pub fn user_window(user: UserId) -> String {
     format!("l:{{{}}}:u", user.uuid().simple())

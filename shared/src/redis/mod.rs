@@ -20,6 +20,7 @@ pub mod queue;
 pub mod server;
 pub mod settings;
 pub mod signals;
+pub mod status;
 pub mod transcripts;
 pub mod watchdog;
 

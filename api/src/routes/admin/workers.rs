@@ -39,6 +39,9 @@ pub struct Worker {
     slots: u32,
     /// How many it runs.
     running: u32,
+    /// How many Claude CLI processes of it live, busy or not; null where it did not tell lately.
+    #[oai(nullable)]
+    cli_processes: Option<u32>,
     /// `draining` takes no more jobs and is about to end; `dead` left, or fell silent.
     state: Wire<WorkerState>,
     /// When it joined.
@@ -104,7 +107,7 @@ impl WorkersApi {
 
 impl From<workers::Worker> for Worker {
     fn from(worker: workers::Worker) -> Self {
-        let workers::Worker { id, name, host, version, slots, running, state, started_at, last_beat_at } = worker;
+        let workers::Worker { id, name, host, version, slots, running, cli_processes, state, started_at, last_beat_at } = worker;
         Self {
             id: Wire(id),
             name,
@@ -112,6 +115,7 @@ impl From<workers::Worker> for Worker {
             version,
             slots,
             running,
+            cli_processes,
             state: Wire(state),
             started_at: Wire(started_at),
             last_beat_at: Wire(last_beat_at),
