@@ -10,6 +10,7 @@ pub mod client_address;
 pub mod config;
 pub mod contract;
 pub mod cors;
+pub mod dashboard;
 pub mod deadline;
 pub mod envelope;
 pub mod error;

@@ -9,9 +9,12 @@ use poem_openapi::{OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::routes::{
-    admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, files::FilesApi, health::HealthApi, jobs::JobsApi,
-    quota::QuotaApi, sessions::SessionsApi, socket::SocketApi, tools::ToolsApi, usage::UsageApi,
+use crate::{
+    dashboard::{self, Dashboard},
+    routes::{
+        admin, api_keys::ApiKeysApi, auth::AuthApi, chat::ChatApi, events::EventsApi, files::FilesApi, health::HealthApi, jobs::JobsApi,
+        quota::QuotaApi, sessions::SessionsApi, socket::SocketApi, tools::ToolsApi, usage::UsageApi,
+    },
 };
 
 /// The bodies of requests.
@@ -125,10 +128,10 @@ fn with_null_among_words(yaml: &str) -> String {
 pub fn patterns() -> Vec<String> {
     let spec: Value = serde_json::from_str(&service().spec()).expect("poem-openapi writes JSON");
     let paths = spec["paths"].as_object().into_iter().flatten().map(|(path, _)| path.clone());
-    paths.chain(["/", "/docs", "/openapi.yaml"].map(str::to_owned)).collect()
+    paths.chain(["/", "/docs", "/openapi.yaml", "/admin", "/admin/{page}", "/admin/{page}/{of}"].map(str::to_owned)).collect()
 }
 
-/// The operations, the contract, and its page.
+/// The operations, the contract, its page, and the dashboard.
 pub fn routes() -> Route {
     let page = docs();
     let contract = yaml();
@@ -140,6 +143,7 @@ pub fn routes() -> Route {
             "/openapi.yaml",
             get(poem::endpoint::make_sync(move |_| contract.clone().with_content_type("application/yaml").into_response())),
         )
+        .nest_no_strip(dashboard::PATH, get(Dashboard::<dashboard::Built>::default()))
         .nest_no_strip("/api", service.clone())
         .nest_no_strip("/health", service)
 }
