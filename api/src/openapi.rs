@@ -143,7 +143,7 @@ pub fn routes() -> Route {
             "/openapi.yaml",
             get(poem::endpoint::make_sync(move |_| contract.clone().with_content_type("application/yaml").into_response())),
         )
-        .nest_no_strip(dashboard::PATH, get(Dashboard::<dashboard::Built>::default()))
+        .nest_no_strip(dashboard::PATH, get(Dashboard::built()))
         .nest_no_strip("/api", service.clone())
         .nest_no_strip("/health", service)
 }

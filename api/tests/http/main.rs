@@ -7,6 +7,7 @@ mod authorization;
 mod chat;
 mod connections;
 mod contract;
+mod dashboard;
 mod events;
 mod feed;
 mod files;

@@ -114,7 +114,7 @@ async fn a_body_beyond_the_limit_is_refused_with_and_without_a_length() {
 async fn every_answer_has_its_id_and_the_security_headers() {
     let stage = Stage::new().await;
 
-    for path in ["/health", "/api/jobs", "/nothing", "/docs", "/openapi.yaml", "/"] {
+    for path in ["/health", "/api/jobs", "/nothing", "/docs", "/openapi.yaml", "/", "/admin", "/admin/assets/gone.js"] {
         let answer = stage.ask(with(get(path), "x-request-id", "mine-1")).await;
         assert_eq!(answer.header("x-request-id"), Some("mine-1"), "{path}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");

@@ -1,0 +1,52 @@
+import { Group, Select } from '@mantine/core';
+import { IconListDetails } from '@tabler/icons-react';
+import { useQuery } from '@tanstack/react-query';
+
+import { Answer, Lines } from '../parts/Answer';
+import { Empty } from '../parts/Empty';
+import { Page } from '../parts/Page';
+import { Pager } from '../parts/Pager';
+import { useCursor } from '../parts/useCursor';
+import { useFilters } from '../parts/useFilters';
+import { UserSelect } from '../users/UserSelect';
+import { JobTable } from './JobTable';
+import { jobsQuery, STATUSES } from './queries';
+
+export function JobsPage() {
+  const [filters, setFilter] = useFilters('status', 'user');
+  const at = useCursor();
+  const status = STATUSES.find((status) => status === filters.status);
+  const jobs = useQuery(jobsQuery({ status, user_id: filters.user, cursor: at.cursor }));
+  const isFiltered = status !== undefined || filters.user !== undefined;
+  return (
+    <Page title="Jobs" description="Everybody's jobs, the newest first.">
+      <Group align="flex-end">
+        <Select
+          label="Status"
+          placeholder="Any"
+          data={STATUSES.map((status) => ({ value: status, label: status.slice(0, 1).toUpperCase() + status.slice(1) }))}
+          value={status ?? null}
+          onChange={(status) => setFilter('status', status)}
+          clearable
+          clearButtonProps={{ 'aria-label': 'Any status' }}
+          w={180}
+        />
+        <UserSelect label="User" value={filters.user ?? null} onChange={(id) => setFilter('user', id)} />
+      </Group>
+      <Answer query={jobs} loading={<Lines count={10} height={44} />}>
+        {({ data, next_cursor }) =>
+          data.length === 0 ? (
+            <Empty icon={IconListDetails} title={isFiltered ? 'No such jobs' : 'No jobs yet'}>
+              {isFiltered ? 'No job fits these filters.' : 'A job is made by each message to the model. The playground is a place to send one.'}
+            </Empty>
+          ) : (
+            <>
+              <JobTable jobs={data} />
+              <Pager at={at} next={next_cursor} />
+            </>
+          )
+        }
+      </Answer>
+    </Page>
+  );
+}

@@ -1,0 +1,149 @@
+/**
+ * Who is logged in, in this tab. The access token is in memory alone; the refresh token is in the tab's own storage, so
+ * that a reload needs no password. It may be used once: a second use ends the whole login, so refreshes never overlap.
+ */
+import { Problem } from '../client/problem';
+import type { components } from '../client/schema';
+
+export type User = components['schemas']['User'];
+type LoggedIn = components['schemas']['LoggedIn'];
+
+export type LoginState =
+  | { is: 'restoring' }
+  | { is: 'unreachable'; problem: Problem }
+  | { is: 'out'; because: 'expired' | null }
+  | { is: 'in'; user: User };
+
+const STORED = 'claude-api.refresh-token';
+/** A token that ends sooner is exchanged before it is used. */
+const MARGIN_MS = 30_000;
+
+interface Access {
+  token: string;
+  endsAt: number;
+}
+
+export class Login {
+  #state: LoginState;
+  #access: Access | null = null;
+  #refreshing: Promise<Access> | null = null;
+  readonly #listeners = new Set<() => void>();
+
+  constructor(
+    private readonly storage: Storage,
+    private readonly ask: typeof fetch = (...request) => fetch(...request),
+    private readonly now: () => number = Date.now,
+  ) {
+    this.#state = storage.getItem(STORED) === null ? { is: 'out', because: null } : { is: 'restoring' };
+  }
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  };
+
+  readonly state = (): LoginState => this.#state;
+
+  /** Take up the login of before a reload. */
+  async restore(): Promise<void> {
+    if (this.#state.is === 'out' || this.#state.is === 'in') return;
+    try {
+      await this.#refresh();
+    } catch (error) {
+      // Without a login the state says so already.
+      if (this.storage.getItem(STORED) !== null) this.#set({ is: 'unreachable', problem: Problem.from(error) });
+    }
+  }
+
+  async begin(email: string, password: string): Promise<void> {
+    this.#take(await this.#post('/api/auth/login', { email, password }));
+  }
+
+  /** A token that is good for a while. */
+  async token(forMs = MARGIN_MS): Promise<string> {
+    const access = this.#access;
+    if (access !== null && access.endsAt - this.now() > forMs) return access.token;
+    return (await this.#refresh()).token;
+  }
+
+  /** A token in the place of one that was refused. */
+  async replace(refused: string): Promise<string> {
+    if (this.#access !== null && this.#access.token !== refused) return this.#access.token;
+    return (await this.#refresh()).token;
+  }
+
+  /** The account was changed. */
+  changed(user: User): void {
+    if (this.#state.is === 'in') this.#set({ is: 'in', user });
+  }
+
+  async end(): Promise<void> {
+    try {
+      const token = await this.token(0);
+      await this.ask('/api/auth/logout', { method: 'POST', headers: { authorization: `Bearer ${token}` } });
+    } catch {
+      // Whoever cannot reach the server is out of this tab all the same; the login ends with its time.
+    }
+    this.#forget(null);
+  }
+
+  #refresh(): Promise<Access> {
+    this.#refreshing ??= this.#exchange().finally(() => {
+      this.#refreshing = null;
+    });
+    return this.#refreshing;
+  }
+
+  async #exchange(): Promise<Access> {
+    const refresh_token = this.storage.getItem(STORED);
+    if (refresh_token === null) {
+      this.#forget(null);
+      throw new Problem(401, 'missing_credentials', 'You are not logged in.');
+    }
+    try {
+      return this.#take(await this.#post('/api/auth/refresh', { refresh_token }));
+    } catch (error) {
+      const { status } = Problem.from(error);
+      // Anything else may pass: the token is good still.
+      if ([400, 401, 403, 422].includes(status)) this.#forget('expired');
+      throw error;
+    }
+  }
+
+  async #post(path: string, body: object): Promise<LoggedIn> {
+    let response: Response;
+    try {
+      response = await this.ask(path, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+      });
+    } catch {
+      throw Problem.unreachable();
+    }
+    const answer: unknown = await response.json().catch(() => null);
+    if (!response.ok) throw Problem.of(response, answer);
+    return answer as LoggedIn;
+  }
+
+  #take(answer: LoggedIn): Access {
+    this.storage.setItem(STORED, answer.refresh_token);
+    const access = { token: answer.access_token, endsAt: this.now() + answer.expires_in * 1000 };
+    this.#access = access;
+    this.#set({ is: 'in', user: answer.user });
+    return access;
+  }
+
+  #forget(because: 'expired' | null): void {
+    this.#access = null;
+    this.storage.removeItem(STORED);
+    this.#set({ is: 'out', because });
+  }
+
+  #set(state: LoginState): void {
+    this.#state = state;
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+export const login = new Login(window.sessionStorage);

@@ -1,0 +1,164 @@
+import { BarChart } from '@mantine/charts';
+import { Group, Paper, SegmentedControl, SimpleGrid, Text, TextInput, Title } from '@mantine/core';
+import { IconCoins } from '@tabler/icons-react';
+import { keepPreviousData, queryOptions, useQuery } from '@tanstack/react-query';
+import type { ReactNode } from 'react';
+
+import { answered, client, type Schema } from '../client/client';
+import { Answer, Lines } from '../parts/Answer';
+import { type Column, DataTable } from '../parts/DataTable';
+import { Empty } from '../parts/Empty';
+import { formatCost, formatCount, formatDay, formatMs, shortId } from '../parts/format';
+import { Id } from '../parts/Id';
+import { Page } from '../parts/Page';
+import { Stat } from '../parts/Stat';
+import { useFilters } from '../parts/useFilters';
+import { useDirectory } from '../users/queries';
+import { UserLink } from '../users/UserLink';
+import { daysAgo } from './days';
+
+type Row = Schema<'UsageRow'>;
+
+const GROUPS = [
+  { value: 'day', label: 'Day' },
+  { value: 'model', label: 'Model' },
+  { value: 'user', label: 'User' },
+  { value: 'key', label: 'API key' },
+] as const;
+type Group = (typeof GROUPS)[number]['value'];
+
+function usageQuery(filter: { from: string; to: string; group_by: Group }) {
+  return queryOptions({
+    queryKey: ['usage', filter],
+    queryFn: ({ signal }) => answered(client.GET('/api/admin/usage', { params: { query: filter }, signal })),
+    placeholderData: keepPreviousData,
+  });
+}
+
+export function UsagePage() {
+  const [filters, setFilter] = useFilters('from', 'to', 'by');
+  const from = filters.from ?? daysAgo(29);
+  const to = filters.to ?? daysAgo(0);
+  const by = GROUPS.find(({ value }) => value === filters.by)?.value ?? 'day';
+  const usage = useQuery(usageQuery({ from, to, group_by: by }));
+  return (
+    <Page title="Usage" description="What everybody’s jobs used and cost, by UTC days.">
+      <Group align="flex-end">
+        <TextInput
+          label="From"
+          type="date"
+          value={from}
+          max={to}
+          onChange={({ currentTarget }) => setFilter('from', currentTarget.value)}
+        />
+        <TextInput
+          label="To"
+          type="date"
+          value={to}
+          min={from}
+          max={daysAgo(0)}
+          onChange={({ currentTarget }) => setFilter('to', currentTarget.value)}
+        />
+        <SegmentedControl aria-label="Group by" data={[...GROUPS]} value={by} onChange={(by) => setFilter('by', by)} />
+      </Group>
+      <Answer query={usage} loading={<Lines count={5} height={90} />}>
+        {({ data, total, truncated }) =>
+          data.length === 0 ? (
+            <Empty icon={IconCoins} title="Nothing was used">
+              No attempt of a job ended in these days.
+            </Empty>
+          ) : (
+            <>
+              <SimpleGrid cols={{ base: 2, md: 4 }}>
+                <Stat label="Cost" value={formatCost(total.cost_usd)} hint={total.estimated > 0 && `${formatCount(total.estimated)} estimated`} />
+                <Stat label="Jobs" value={formatCount(total.jobs)} hint={`${formatCount(total.requests)} attempts`} />
+                <Stat
+                  label="Tokens"
+                  value={formatCount(tokensOf(total))}
+                  hint={`${formatCount(total.output_tokens)} of them written`}
+                />
+                <Stat label="Time" value={formatMs(total.duration_ms)} hint="of all attempts together" />
+              </SimpleGrid>
+              <CostChart rows={data} by={by} />
+              <DataTable caption="Usage" columns={[{ label: labelOf(by), cell: (row) => nameIn(row, by) }, ...FIGURES]} rows={data} keyOf={keyIn(by)} minWidth={860} />
+              {truncated && (
+                <Text size="sm" c="dimmed">
+                  There are more than are told here; the sums are of all of them.
+                </Text>
+              )}
+            </>
+          )
+        }
+      </Answer>
+    </Page>
+  );
+}
+
+const FIGURES: Column<Row>[] = [
+  { label: 'Jobs', isFigure: true, cell: ({ jobs }) => formatCount(jobs) },
+  { label: 'Attempts', isFigure: true, cell: ({ requests }) => formatCount(requests) },
+  { label: 'Read', isFigure: true, cell: ({ input_tokens }) => formatCount(input_tokens) },
+  { label: 'Written', isFigure: true, cell: ({ output_tokens }) => formatCount(output_tokens) },
+  { label: 'From the cache', isFigure: true, cell: ({ cache_read_tokens }) => formatCount(cache_read_tokens) },
+  { label: 'To the cache', isFigure: true, cell: ({ cache_write_tokens }) => formatCount(cache_write_tokens) },
+  { label: 'Cost', isFigure: true, cell: ({ cost_usd }) => formatCost(cost_usd) },
+];
+
+function tokensOf(row: Pick<Row, 'input_tokens' | 'output_tokens' | 'cache_read_tokens' | 'cache_write_tokens'>): number {
+  return row.input_tokens + row.output_tokens + row.cache_read_tokens + row.cache_write_tokens;
+}
+
+function labelOf(by: Group): string {
+  return GROUPS.find(({ value }) => value === by)?.label ?? by;
+}
+
+function keyIn(by: Group): (row: Row) => string {
+  return ({ day, model, user_id, api_key_id }) => ({ day, model, user: user_id, key: api_key_id })[by] ?? '';
+}
+
+function nameIn(row: Row, by: Group): ReactNode {
+  switch (by) {
+    case 'day':
+      return row.day == null ? '–' : formatDay(row.day);
+    case 'model':
+      return row.model ?? 'none answered';
+    case 'user':
+      return <UserLink id={row.user_id} />;
+    case 'key':
+      return row.api_key_id == null ? 'without a key: by login' : <Id id={row.api_key_id} />;
+  }
+}
+
+/** As many bars as can be told apart. */
+const MOST_BARS = 31;
+
+function CostChart({ rows, by }: { rows: Row[]; by: Group }) {
+  const users = useDirectory();
+  const textOf = (row: Row) => {
+    if (by === 'day') return row.day == null ? '–' : formatDay(row.day);
+    if (by === 'user') return users.find(({ id }) => id === row.user_id)?.email ?? shortId(row.user_id ?? '–');
+    const key = keyIn(by)(row);
+    return key === '' ? 'none' : shortId(key);
+  };
+  const shown = rows.slice(0, MOST_BARS);
+  // Days come newest first, and are read the other way.
+  if (by === 'day') shown.reverse();
+  return (
+    <Paper p="md" component="figure" m={0} aria-label={`Cost by ${labelOf(by).toLowerCase()}`}>
+      <Title order={2} size="h6" mb="md">
+        Cost by {labelOf(by).toLowerCase()}
+      </Title>
+      <BarChart
+        h={220}
+        data={shown.map((row) => ({ name: textOf(row), cost: row.cost_usd }))}
+        dataKey="name"
+        tickLine="none"
+        valueFormatter={formatCost}
+        yAxisProps={{ width: 70 }}
+        xAxisProps={{ minTickGap: 16 }}
+        maxBarWidth={48}
+        series={[{ name: 'cost', label: 'Cost', color: 'clay.6' }]}
+      />
+    </Paper>
+  );
+}

@@ -1,0 +1,15 @@
+import { Anchor } from '@mantine/core';
+import { Link } from 'react-router';
+
+import { shortId } from '../parts/format';
+import { useDirectory } from './queries';
+
+export function UserLink({ id }: { id: string | null | undefined }) {
+  const user = useDirectory().find((user) => user.id === id);
+  if (id == null) return <>–</>;
+  return (
+    <Anchor component={Link} to={`/users/${id}`} size="sm" title={id} style={{ overflowWrap: 'anywhere' }}>
+      {user?.email ?? shortId(id)}
+    </Anchor>
+  );
+}

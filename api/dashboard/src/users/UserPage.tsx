@@ -1,0 +1,131 @@
+import { Button, Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
+import { useQuery } from '@tanstack/react-query';
+import { Link, useParams } from 'react-router';
+
+import { KeyList } from '../apiKeys/KeyList';
+import { NewKey } from '../apiKeys/NewKey';
+import { JobTable } from '../jobs/JobTable';
+import { jobsQuery } from '../jobs/queries';
+import { Ago } from '../parts/Ago';
+import { Answer, Lines } from '../parts/Answer';
+import { Facts } from '../parts/Facts';
+import { formatCost, formatCount } from '../parts/format';
+import { Id } from '../parts/Id';
+import { Page } from '../parts/Page';
+import { State } from '../parts/State';
+import { useFilters } from '../parts/useFilters';
+import { AccountForm } from './AccountForm';
+import { DangerZone } from './DangerZone';
+import { type UserDetails, userQuery } from './queries';
+
+const TABS = ['account', 'keys', 'jobs'] as const;
+
+export function UserPage() {
+  const { id = '' } = useParams();
+  const user = useQuery(userQuery(id));
+  const [{ tab }, setFilter] = useFilters('tab');
+  const shown = TABS.find((known) => known === tab) ?? 'account';
+  return (
+    <Page
+      title={user.data?.email ?? 'User'}
+      heading={
+        <Text component="span" inherit style={{ overflowWrap: 'anywhere' }}>
+          {user.data?.name ?? user.data?.email ?? 'User'}
+        </Text>
+      }
+      description={user.data !== undefined && <Standing user={user.data} />}
+      parent={{ to: '/users', label: 'Users' }}
+    >
+      <Answer query={user} loading={<Lines count={4} height={90} />}>
+        {(user) => (
+          <Tabs value={shown} onChange={(tab) => setFilter('tab', tab === 'account' ? null : tab)} keepMounted={false}>
+            <Tabs.List mb="lg">
+              <Tabs.Tab value="account">Account</Tabs.Tab>
+              <Tabs.Tab value="keys">API keys</Tabs.Tab>
+              <Tabs.Tab value="jobs">Jobs</Tabs.Tab>
+            </Tabs.List>
+            <Tabs.Panel value="account">
+              <Account user={user} />
+            </Tabs.Panel>
+            <Tabs.Panel value="keys">
+              <Stack>
+                <Group justify="flex-end">
+                  <NewKey userId={user.id} />
+                </Group>
+                <KeyList userId={user.id} />
+              </Stack>
+            </Tabs.Panel>
+            <Tabs.Panel value="jobs">
+              <LatestJobs userId={user.id} />
+            </Tabs.Panel>
+          </Tabs>
+        )}
+      </Answer>
+    </Page>
+  );
+}
+
+function Standing({ user }: { user: UserDetails }) {
+  return (
+    <Group gap="xs">
+      {user.name != null && <span>{user.email}</span>}
+      <State is={user.role} />
+      {user.disabled && <State is="disabled" />}
+    </Group>
+  );
+}
+
+function Account({ user }: { user: UserDetails }) {
+  return (
+    <Grid gap="lg">
+      <Grid.Col span={{ base: 12, md: 7 }}>
+        <Stack>
+          <Paper p="lg">
+            {/* What another admin changed meanwhile is not to be written back. */}
+            <AccountForm key={JSON.stringify(user)} user={user} />
+          </Paper>
+          <DangerZone user={user} />
+        </Stack>
+      </Grid.Col>
+      <Grid.Col span={{ base: 12, md: 5 }}>
+        <Paper p="lg">
+          <Title order={2} size="h5" mb="md">
+            At a glance
+          </Title>
+          <Facts
+            facts={[
+              ['Id', <Id key="id" id={user.id} />],
+              ['Spent today', formatCost(user.spent_today_usd)],
+              ['Running jobs', formatCount(user.running_jobs)],
+              ['Keys that work', formatCount(user.api_keys)],
+              ['Made', <Ago key="made" at={user.created_at} />],
+              ['Last login', user.last_login_at == null ? 'never' : <Ago key="login" at={user.last_login_at} />],
+            ]}
+          />
+        </Paper>
+      </Grid.Col>
+    </Grid>
+  );
+}
+
+function LatestJobs({ userId }: { userId: string }) {
+  const jobs = useQuery(jobsQuery({ user_id: userId, limit: 10 }));
+  return (
+    <Answer query={jobs}>
+      {({ data }) =>
+        data.length === 0 ? (
+          <Text c="dimmed">No jobs yet.</Text>
+        ) : (
+          <Stack>
+            <JobTable jobs={data} />
+            <Group justify="flex-end">
+              <Button variant="default" component={Link} to={`/jobs?user=${userId}`}>
+                All of them
+              </Button>
+            </Group>
+          </Stack>
+        )
+      }
+    </Answer>
+  );
+}
