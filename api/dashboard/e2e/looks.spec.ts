@@ -21,7 +21,7 @@ async function seed(api: Api): Promise<Seeded> {
   });
   await api.call('POST', `/api/admin/users/${userId}/api-keys`, { name: 'Nightly reports', scopes: ['chat', 'read'], rate_limit_per_hour: 500 });
   const { id: sessionId } = await api.call<{ id: string }>('POST', '/api/sessions', { title: 'Notes on the engine' });
-  const { id: jobId } = await say('seq:think:First the question, then the answer. || tool:bash:echo "counted 3" || say:There are three of them.', {
+  const { id: jobId } = await say('seq:tool:bash:echo "counted 3" || think:Three were counted, so three it is.', {
     metadata: { ticket: 'OPS-42' },
     tools: ['Bash'],
   });

@@ -39,19 +39,19 @@ interface Fixtures {
 export const test = base.extend<Fixtures>({
   /** What the pages wrote to the console as an error. A test that expects some takes them out. */
   complaints: [
-    async ({ page }, use) => {
+    async ({ page }, provide) => {
       const complaints: string[] = [];
       page.on('console', (message) => {
         if (message.type() === 'error') complaints.push(message.text());
       });
       page.on('pageerror', (error) => complaints.push(error.message));
-      await use(complaints);
+      await provide(complaints);
       expect(complaints).toEqual([]);
     },
     { auto: true },
   ],
   /** The page is logged in as the admin. */
-  admin: async ({ page, request }, use) => {
+  admin: async ({ page, request }, provide) => {
     const { api, refreshToken, userId } = await Api.logIn(request);
     await page.addInitScript((token) => {
       // A reload goes on with the token that the page made of this one.
@@ -59,7 +59,7 @@ export const test = base.extend<Fixtures>({
       sessionStorage.setItem('begun', 'yes');
       sessionStorage.setItem('claude-api.refresh-token', token);
     }, refreshToken);
-    await use({ api, userId });
+    await provide({ api, userId });
   },
 });
 

@@ -18,7 +18,7 @@ export function NothingHere() {
   return (
     <Page title="Nothing here">
       <Empty icon={IconMapOff} title="There is no such page">
-        It may have moved, or the address is not complete. <Anchor component={Link} to="/">Go to the overview</Anchor>
+        It may have moved, or the address is not complete. <Anchor component={Link} to="/" underline="always">Go to the overview</Anchor>
       </Empty>
     </Page>
   );

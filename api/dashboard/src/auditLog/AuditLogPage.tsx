@@ -1,12 +1,14 @@
-import { Autocomplete, Code, Group, Text } from '@mantine/core';
+import { Autocomplete, Group, Text } from '@mantine/core';
 import { IconHistory } from '@tabler/icons-react';
 import { keepPreviousData, queryOptions, useQuery } from '@tanstack/react-query';
 
 import { answered, client, type Schema } from '../client/client';
+import { isRecord } from '../client/problem';
 import { Ago } from '../parts/Ago';
 import { Answer, Lines } from '../parts/Answer';
 import { type Column, DataTable } from '../parts/DataTable';
 import { Empty } from '../parts/Empty';
+import { shortId } from '../parts/format';
 import { Id } from '../parts/Id';
 import { Page } from '../parts/Page';
 import { Pager } from '../parts/Pager';
@@ -27,6 +29,8 @@ const ACTIONS = [
   'login.failed',
   'logout',
   'password.change',
+  'session.delete',
+  'session.read',
   'token.reused',
   'tool.switch',
   'user.create',
@@ -66,7 +70,7 @@ const COLUMNS: Column<AuditEntry>[] = [
       )}
     </>
   ) },
-  { label: 'More', cell: ({ detail }) => (detail == null ? '–' : <Code className="said">{JSON.stringify(detail)}</Code>) },
+  { label: 'More', cell: ({ detail }) => <Detail detail={detail} /> },
 ];
 
 export function AuditLogPage() {
@@ -108,8 +112,25 @@ export function AuditLogPage() {
   );
 }
 
+/** What changed, in words: a detail is an object of names and values. */
+function Detail({ detail }: { detail: unknown }) {
+  if (!isRecord(detail)) return <>{detail == null ? '–' : JSON.stringify(detail)}</>;
+  return (
+    <>
+      {Object.entries(detail).map(([name, value]) => (
+        <Text key={name} size="sm" style={{ overflowWrap: 'anywhere' }}>
+          <Text component="span" size="sm" c="dimmed">
+            {name}:
+          </Text>{' '}
+          {typeof value === 'string' ? shortId(value) : Array.isArray(value) ? value.join(', ') : JSON.stringify(value)}
+        </Text>
+      ))}
+    </>
+  );
+}
+
 function Target({ id }: { id: string | null | undefined }) {
   if (id == null) return <>–</>;
   if (id.startsWith('user_')) return <UserLink id={id} />;
-  return <Id id={id} to={id.startsWith('job_') ? `/jobs/${id}` : undefined} />;
+  return <Id id={id} to={id.startsWith('job_') ? `/jobs/${id}` : id.startsWith('sess_') ? `/sessions/${id}` : undefined} />;
 }

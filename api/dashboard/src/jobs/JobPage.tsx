@@ -1,5 +1,5 @@
 import { Alert, Button, Code, Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
-import { IconPlayerStop, IconRotateClockwise } from '@tabler/icons-react';
+import { IconAlertTriangle, IconPlayerStop, IconRotateClockwise } from '@tabler/icons-react';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect } from 'react';
 import { Link, useNavigate, useParams } from 'react-router';
@@ -56,7 +56,7 @@ function Body({ job, followed }: { job: UserJob; followed: Followed }) {
       <Grid.Col span={{ base: 12, lg: 8 }}>
         <Stack>
           {job.error != null && (
-            <Alert color="red" variant="outline" radius="lg" title={<Code>{job.error.code}</Code>}>
+            <Alert color="red" variant="outline" radius="lg" icon={<IconAlertTriangle />} title={job.error.code}>
               {job.error.detail}
               {job.error.retryable ? ' The same job may pass when it is sent again.' : ''}
             </Alert>

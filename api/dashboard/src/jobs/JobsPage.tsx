@@ -1,9 +1,10 @@
-import { Group, Select } from '@mantine/core';
+import { Group, Pill, Select } from '@mantine/core';
 import { IconListDetails } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
 
 import { Answer, Lines } from '../parts/Answer';
 import { Empty } from '../parts/Empty';
+import { shortId } from '../parts/format';
 import { Page } from '../parts/Page';
 import { Pager } from '../parts/Pager';
 import { useCursor } from '../parts/useCursor';
@@ -13,11 +14,11 @@ import { JobTable } from './JobTable';
 import { jobsQuery, STATUSES } from './queries';
 
 export function JobsPage() {
-  const [filters, setFilter] = useFilters('status', 'user');
+  const [filters, setFilter] = useFilters('status', 'user', 'session');
   const at = useCursor();
   const status = STATUSES.find((status) => status === filters.status);
-  const jobs = useQuery(jobsQuery({ status, user_id: filters.user, cursor: at.cursor }));
-  const isFiltered = status !== undefined || filters.user !== undefined;
+  const jobs = useQuery(jobsQuery({ status, user_id: filters.user, session_id: filters.session, cursor: at.cursor }));
+  const isFiltered = Object.keys(filters).length > 0;
   return (
     <Page title="Jobs" description="Everybody's jobs, the newest first.">
       <Group align="flex-end">
@@ -32,6 +33,11 @@ export function JobsPage() {
           w={180}
         />
         <UserSelect label="User" value={filters.user ?? null} onChange={(id) => setFilter('user', id)} />
+        {filters.session !== undefined && (
+          <Pill size="lg" withRemoveButton removeButtonProps={{ 'aria-label': 'All sessions' }} onRemove={() => setFilter('session', null)}>
+            Session {shortId(filters.session)}
+          </Pill>
+        )}
       </Group>
       <Answer query={jobs} loading={<Lines count={10} height={44} />}>
         {({ data, next_cursor }) =>

@@ -7,7 +7,7 @@ export type Status = UserJob['status'];
 
 export const STATUSES: Status[] = ['queued', 'running', 'completed', 'failed', 'cancelled'];
 
-export function jobsQuery(filter: { status?: Status; user_id?: string; cursor?: string; limit?: number }) {
+export function jobsQuery(filter: { status?: Status; user_id?: string; session_id?: string; cursor?: string; limit?: number }) {
   return queryOptions({
     queryKey: ['jobs', filter],
     queryFn: ({ signal }) => answered(client.GET('/api/admin/jobs', { params: { query: filter }, signal })),

@@ -68,7 +68,7 @@ export function fold(before: Transcript, event: JobEvent): Transcript {
         items: [],
         retrying: null,
         position: null,
-        moments: noted(before, event, `attempt ${event.attempt} on ${event.worker_id}${REASONS[event.reason]}`),
+        moments: noted(before, event, `attempt ${event.attempt}${REASONS[event.reason]}`),
       };
     case 'session.ready':
       return { ...after, moments: noted(before, event, null) };

@@ -69,7 +69,7 @@ export function LoginPage({ because }: { because: 'expired' | null }) {
           </form>
         </Paper>
         <Text size="sm" c="dimmed" ta="center">
-          For admins of this service. The API itself is described in its <Anchor href="/docs">reference</Anchor>.
+          For admins of this service. The API itself is described in its <Anchor href="/docs" underline="always">reference</Anchor>.
         </Text>
       </Stack>
     </Center>

@@ -1,4 +1,4 @@
-import { AreaChart, BarChart, LineChart } from '@mantine/charts';
+import { BarChart, LineChart } from '@mantine/charts';
 import { Paper, SimpleGrid, Text, Title } from '@mantine/core';
 import type { ReactNode } from 'react';
 
@@ -12,7 +12,7 @@ const HEIGHT = 200;
 export function Charts({ stats }: { stats: Stats }) {
   const nameOf = bucketNames(stats);
   const data = stats.series.map((bucket) => ({ ...bucket, when: nameOf(bucket.at) }));
-  const shared = { h: HEIGHT, data, dataKey: 'when', tickLine: 'none' as const, gridAxis: 'y' as const };
+  const shared = { h: HEIGHT, data, dataKey: 'when', tickLine: 'none' as const, gridAxis: 'x' as const };
   const axis = { xAxisProps: { minTickGap: 24 } };
   const { completed, failed, cancelled } = stats.totals;
   return (
@@ -43,21 +43,17 @@ export function Charts({ stats }: { stats: Stats }) {
         />
       </Chart>
       <Chart title="Tokens" isEmpty={data.every(({ tokens }) => tokens === 0)}>
-        <AreaChart
+        <BarChart
           {...shared}
           {...axis}
-          curveType="monotone"
-          withDots={false}
           valueFormatter={formatCount}
           series={[{ name: 'tokens', label: 'Tokens', color: 'teal.6' }]}
         />
       </Chart>
       <Chart title="Cost" isEmpty={data.every(({ cost_usd }) => cost_usd === 0)}>
-        <AreaChart
+        <BarChart
           {...shared}
           {...axis}
-          curveType="monotone"
-          withDots={false}
           valueFormatter={formatCost}
           yAxisProps={{ width: 70 }}
           series={[{ name: 'cost_usd', label: 'Cost', color: 'clay.6' }]}

@@ -1,4 +1,4 @@
-import { Grid, Group, Progress, SegmentedControl, SimpleGrid, Stack, Title } from '@mantine/core';
+import { Anchor, Grid, Group, Progress, SegmentedControl, SimpleGrid, Stack, Title } from '@mantine/core';
 import { IconBolt, IconHourglass, IconMailX, IconServer2 } from '@tabler/icons-react';
 import { keepPreviousData, queryOptions, useQuery } from '@tanstack/react-query';
 import { Link } from 'react-router';
@@ -93,7 +93,7 @@ function Now({ stats: { now } }: { stats: Stats }) {
         label="Waiting jobs"
         icon={IconHourglass}
         value={formatCount(queue.queued)}
-        hint={queue.oldest_wait_ms === null ? 'nobody waits' : `the first for ${formatMs(queue.oldest_wait_ms)}`}
+        hint={queue.queued === 0 || queue.oldest_wait_ms === null ? 'nobody waits' : `the first for ${formatMs(queue.oldest_wait_ms)}`}
       />
       <Stat
         label="Workers"
@@ -105,7 +105,7 @@ function Now({ stats: { now } }: { stats: Stats }) {
         label="Dead letters"
         icon={IconMailX}
         value={formatCount(queue.dead_letters)}
-        hint={queue.dead_letters === 0 ? 'no job was given up' : <Link to="/dead-letters">See what was given up</Link>}
+        hint={queue.dead_letters === 0 ? 'no job was given up' : <Anchor component={Link} to="/dead-letters" size="sm">See what was given up</Anchor>}
       />
     </SimpleGrid>
   );

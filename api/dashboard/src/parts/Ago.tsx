@@ -11,7 +11,7 @@ export function Ago({ at }: { at: string | null | undefined }) {
   }, []);
   if (at == null) return <>–</>;
   return (
-    <time dateTime={at} title={formatTime(at)}>
+    <time style={{ whiteSpace: 'nowrap' }} dateTime={at} title={formatTime(at)}>
       {formatAgo(at, now)}
     </time>
   );

@@ -68,6 +68,5 @@ export function formatDay(date: string): string {
 
 /** An id as far as people tell it from others. */
 export function shortId(id: string): string {
-  const [kind = '', digits = ''] = id.split('_');
-  return digits.length > 8 ? `${kind}_…${digits.slice(-8)}` : id;
+  return id.replace(/^([a-z]+)_[0-9a-f]{24}([0-9a-f]{8})$/, '$1_…$2');
 }

@@ -26,7 +26,7 @@ export function PlaygroundPage() {
   return (
     <Page title="Playground" description="Send a message as yourself, and watch the model answer.">
       <Grid gap="lg">
-        <Grid.Col span={{ base: 12, lg: 8 }} order={{ base: 2, lg: 1 }}>
+        <Grid.Col span={{ base: 12, lg: 8 }}>
           <Stack>
             {turns.length === 0 && (
               <Empty icon={IconPlayerPlay} title="Say something">
@@ -44,7 +44,7 @@ export function PlaygroundPage() {
             <Composer isBusy={isBusy} send={(message) => send(message, settings.values)} />
           </Stack>
         </Grid.Col>
-        <Grid.Col span={{ base: 12, lg: 4 }} order={{ base: 1, lg: 2 }}>
+        <Grid.Col span={{ base: 12, lg: 4 }}>
           <Paper p="lg">
             <Options settings={settings} />
           </Paper>

@@ -46,7 +46,7 @@ export function TurnView({ message, jobId, onEnd }: TurnViewProps) {
             {ended !== null && <State is={ended.status} />}
             <Text size="sm" c="dimmed" className="numbers">
               {ended === null ? 'Its ' : `${summary(ended)} · `}
-              <Anchor component={Link} to={`/jobs/${jobId}`} size="sm">
+              <Anchor component={Link} to={`/jobs/${jobId}`} size="sm" underline="always">
                 job
               </Anchor>
             </Text>

@@ -26,10 +26,11 @@ export function Messages({ sessionId }: { sessionId: string }) {
           </Empty>
         ) : (
           <Stack>
-            {data.map((message, place) => (
+            <Pager at={at} next={next_cursor} labels={['Later', 'Earlier']} />
+            {/* Newest first they come, and are read the other way. */}
+            {data.toReversed().map((message, place) => (
               <MessageView key={`${message.job_id} ${place}`} message={message} />
             ))}
-            <Pager at={at} next={next_cursor} labels={['Earlier', 'Later']} />
           </Stack>
         )
       }
@@ -53,7 +54,7 @@ function MessageView({ message }: { message: Message }) {
         </Text>
         <Text size="sm" c="dimmed">
           <Ago at={message.at} /> ·{' '}
-          <Anchor component={Link} to={`/jobs/${message.job_id}`} size="sm">
+          <Anchor component={Link} to={`/jobs/${message.job_id}`} size="sm" underline="always">
             job
           </Anchor>
         </Text>

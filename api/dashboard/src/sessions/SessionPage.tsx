@@ -1,27 +1,29 @@
 import { Button, Code, Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
-import { IconTrash } from '@tabler/icons-react';
+import { IconLock, IconTrash } from '@tabler/icons-react';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router';
 
-import type { Schema } from '../client/client';
+import { LatestJobs } from '../jobs/LatestJobs';
+import { useMe } from '../login/hooks';
 import { Ago } from '../parts/Ago';
 import { Answer, Lines } from '../parts/Answer';
 import { ask } from '../parts/confirm';
+import { Empty } from '../parts/Empty';
 import { Facts } from '../parts/Facts';
 import { formatBytes, formatCost, formatCount } from '../parts/format';
 import { Id } from '../parts/Id';
 import { tellProblem, tellSuccess } from '../parts/notify';
 import { Page } from '../parts/Page';
 import { State } from '../parts/State';
+import { UserLink } from '../users/UserLink';
 import { Files } from './Files';
 import { Messages } from './Messages';
-import { deleteSession, sessionQuery } from './queries';
-
-type Session = Schema<'Session'>;
+import { deleteSession, sessionQuery, type UserSession } from './queries';
 
 export function SessionPage() {
   const { id = '' } = useParams();
   const session = useQuery(sessionQuery(id));
+  const me = useMe();
   const title = session.data?.title ?? 'Untitled session';
   return (
     <Page
@@ -38,12 +40,22 @@ export function SessionPage() {
                 <Tabs.List mb="lg">
                   <Tabs.Tab value="messages">Messages</Tabs.Tab>
                   <Tabs.Tab value="files">Files</Tabs.Tab>
+                  <Tabs.Tab value="jobs">Jobs</Tabs.Tab>
                 </Tabs.List>
                 <Tabs.Panel value="messages">
                   <Messages sessionId={session.id} />
                 </Tabs.Panel>
                 <Tabs.Panel value="files">
-                  <Files sessionId={session.id} />
+                  {session.user_id === me.id ? (
+                    <Files sessionId={session.id} />
+                  ) : (
+                    <Empty icon={IconLock} title="Only for their owner">
+                      What is in the workspace of a session can be read by whose session it is, and by nobody else.
+                    </Empty>
+                  )}
+                </Tabs.Panel>
+                <Tabs.Panel value="jobs">
+                  <LatestJobs filter={{ session_id: session.id }} />
                 </Tabs.Panel>
               </Tabs>
             </Grid.Col>
@@ -57,7 +69,7 @@ export function SessionPage() {
   );
 }
 
-function About({ session }: { session: Session }) {
+function About({ session }: { session: UserSession }) {
   const names = (list: string[] | null | undefined) => (list == null ? 'no bound' : list.length === 0 ? 'none' : list.join(', '));
   return (
     <Stack>
@@ -70,6 +82,7 @@ function About({ session }: { session: Session }) {
         </Group>
         <Facts
           facts={[
+            ['User', <UserLink key="user" id={session.user_id} />],
             ['Turns', formatCount(session.turns)],
             ['Jobs', formatCount(session.jobs)],
             ['Running', formatCount(session.active_jobs)],
@@ -99,7 +112,7 @@ function About({ session }: { session: Session }) {
   );
 }
 
-function Delete({ session }: { session: Session }) {
+function Delete({ session }: { session: UserSession }) {
   const navigate = useNavigate();
   const queries = useQueryClient();
   const remove = useMutation({

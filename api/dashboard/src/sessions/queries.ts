@@ -15,7 +15,7 @@ export function sessionsQuery(filter: { user_id?: string; cursor?: string }) {
 export function sessionQuery(id: string) {
   return queryOptions({
     queryKey: ['sessions', id],
-    queryFn: ({ signal }) => answered(client.GET('/api/sessions/{id}', { params: { path: { id } }, signal })),
+    queryFn: ({ signal }) => answered(client.GET('/api/admin/sessions/{id}', { params: { path: { id } }, signal })),
   });
 }
 
@@ -23,11 +23,12 @@ export function messagesQuery(id: string, cursor?: string) {
   return queryOptions({
     queryKey: ['sessions', id, 'messages', cursor],
     queryFn: ({ signal }) =>
-      answered(client.GET('/api/sessions/{id}/messages', { params: { path: { id }, query: { cursor } }, signal })),
+      answered(client.GET('/api/admin/sessions/{id}/messages', { params: { path: { id }, query: { cursor } }, signal })),
     placeholderData: keepPreviousData,
   });
 }
 
+/** Only of one's own: what is in a workspace is its owner's alone. */
 export function filesQuery(id: string, cursor?: string) {
   return queryOptions({
     queryKey: ['sessions', id, 'files', cursor],
@@ -38,7 +39,7 @@ export function filesQuery(id: string, cursor?: string) {
 }
 
 export async function deleteSession(id: string): Promise<void> {
-  await answered(client.DELETE('/api/sessions/{id}', { params: { path: { id } } }));
+  await answered(client.DELETE('/api/admin/sessions/{id}', { params: { path: { id } } }));
 }
 
 /** A file as the browser can keep it. */

@@ -15,7 +15,7 @@ import { Stat } from '../parts/Stat';
 import { useFilters } from '../parts/useFilters';
 import { useDirectory } from '../users/queries';
 import { UserLink } from '../users/UserLink';
-import { daysAgo } from './days';
+import { dayAfter, daysAgo, startOf } from './days';
 
 type Row = Schema<'UsageRow'>;
 
@@ -24,6 +24,7 @@ const GROUPS = [
   { value: 'model', label: 'Model' },
   { value: 'user', label: 'User' },
   { value: 'key', label: 'API key' },
+  { value: 'session', label: 'Session' },
 ] as const;
 type Group = (typeof GROUPS)[number]['value'];
 
@@ -40,7 +41,7 @@ export function UsagePage() {
   const from = filters.from ?? daysAgo(29);
   const to = filters.to ?? daysAgo(0);
   const by = GROUPS.find(({ value }) => value === filters.by)?.value ?? 'day';
-  const usage = useQuery(usageQuery({ from, to, group_by: by }));
+  const usage = useQuery(usageQuery({ from: startOf(from), to: startOf(dayAfter(to)), group_by: by }));
   return (
     <Page title="Usage" description="What everybody’s jobs used and cost, by UTC days.">
       <Group align="flex-end">
@@ -113,7 +114,7 @@ function labelOf(by: Group): string {
 }
 
 function keyIn(by: Group): (row: Row) => string {
-  return ({ day, model, user_id, api_key_id }) => ({ day, model, user: user_id, key: api_key_id })[by] ?? '';
+  return ({ day, model, user_id, api_key_id, session_id }) => ({ day, model, user: user_id, key: api_key_id, session: session_id })[by] ?? '';
 }
 
 function nameIn(row: Row, by: Group): ReactNode {
@@ -126,6 +127,8 @@ function nameIn(row: Row, by: Group): ReactNode {
       return <UserLink id={row.user_id} />;
     case 'key':
       return row.api_key_id == null ? 'without a key: by login' : <Id id={row.api_key_id} />;
+    case 'session':
+      return row.session_id == null ? 'without a session' : <Id id={row.session_id} to={`/sessions/${row.session_id}`} />;
   }
 }
 

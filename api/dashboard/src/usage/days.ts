@@ -1,4 +1,18 @@
+const DAY_MS = 86_400_000;
+
 /** The UTC day so many days before today, such as `2026-01-31`. */
 export function daysAgo(days: number, now = Date.now()): string {
-  return new Date(now - days * 86_400_000).toISOString().slice(0, 10);
+  return dayOf(now - days * DAY_MS);
+}
+
+export function dayAfter(day: string): string {
+  return dayOf(Date.parse(startOf(day)) + DAY_MS);
+}
+
+export function startOf(day: string): string {
+  return `${day}T00:00:00Z`;
+}
+
+function dayOf(time: number): string {
+  return new Date(time).toISOString().slice(0, 10);
 }

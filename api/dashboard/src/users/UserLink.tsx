@@ -8,7 +8,7 @@ export function UserLink({ id }: { id: string | null | undefined }) {
   const user = useDirectory().find((user) => user.id === id);
   if (id == null) return <>–</>;
   return (
-    <Anchor component={Link} to={`/users/${id}`} size="sm" title={id} style={{ overflowWrap: 'anywhere' }}>
+    <Anchor component={Link} to={`/users/${id}`} size="sm" title={id} style={{ overflowWrap: 'break-word' }}>
       {user?.email ?? shortId(id)}
     </Anchor>
   );

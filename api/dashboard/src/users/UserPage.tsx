@@ -1,11 +1,10 @@
-import { Button, Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
+import { Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
-import { Link, useParams } from 'react-router';
+import { useParams } from 'react-router';
 
 import { KeyList } from '../apiKeys/KeyList';
 import { NewKey } from '../apiKeys/NewKey';
-import { JobTable } from '../jobs/JobTable';
-import { jobsQuery } from '../jobs/queries';
+import { LatestJobs } from '../jobs/LatestJobs';
 import { Ago } from '../parts/Ago';
 import { Answer, Lines } from '../parts/Answer';
 import { Facts } from '../parts/Facts';
@@ -56,7 +55,7 @@ export function UserPage() {
               </Stack>
             </Tabs.Panel>
             <Tabs.Panel value="jobs">
-              <LatestJobs userId={user.id} />
+              <LatestJobs filter={{ user_id: user.id }} />
             </Tabs.Panel>
           </Tabs>
         )}
@@ -105,27 +104,5 @@ function Account({ user }: { user: UserDetails }) {
         </Paper>
       </Grid.Col>
     </Grid>
-  );
-}
-
-function LatestJobs({ userId }: { userId: string }) {
-  const jobs = useQuery(jobsQuery({ user_id: userId, limit: 10 }));
-  return (
-    <Answer query={jobs}>
-      {({ data }) =>
-        data.length === 0 ? (
-          <Text c="dimmed">No jobs yet.</Text>
-        ) : (
-          <Stack>
-            <JobTable jobs={data} />
-            <Group justify="flex-end">
-              <Button variant="default" component={Link} to={`/jobs?user=${userId}`}>
-                All of them
-              </Button>
-            </Group>
-          </Stack>
-        )
-      }
-    </Answer>
   );
 }
