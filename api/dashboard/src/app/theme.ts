@@ -63,6 +63,7 @@ export const variables: CSSVariablesResolver = () => ({
     '--mantine-color-error': '#ff8f8f',
     '--mantine-color-anchor': '#f0a582',
     '--mantine-color-body': '#1d1c1a',
+    '--mantine-color-default-border': '#3a3734',
     '--ground': '#151413',
   },
 });

@@ -60,7 +60,7 @@ const COLUMNS: Column<AuditEntry>[] = [
   },
   { label: 'Who', cell: ({ actor_id }) => (actor_id == null ? 'the service, or nobody known' : <UserLink id={actor_id} />) },
   { label: 'To whom or what', cell: ({ target }) => <Target id={target} /> },
-  { label: 'From where', cell: ({ address, api_key_id }) => (
+  { label: 'From where', isMinor: true, cell: ({ address, api_key_id }) => (
     <>
       {address ?? '–'}
       {api_key_id != null && (
@@ -91,7 +91,7 @@ export function AuditLogPage() {
           maxLength={64}
           clearable
           clearButtonProps={{ 'aria-label': 'Anything' }}
-          w={220}
+          w={{ base: '100%', xs: 220 }}
         />
       </Group>
       <Answer query={entries} loading={<Lines count={10} height={40} />}>

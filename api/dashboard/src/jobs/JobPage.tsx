@@ -57,8 +57,8 @@ function Body({ job, followed }: { job: UserJob; followed: Followed }) {
         <Stack>
           {job.error != null && (
             <Alert color="red" variant="outline" radius="lg" icon={<IconAlertTriangle />} title={job.error.code}>
-              {job.error.detail}
-              {job.error.retryable ? ' The same job may pass when it is sent again.' : ''}
+              <div className="said">{job.error.detail}</div>
+              {job.error.retryable && <div>The same job may pass when it is sent again.</div>}
             </Alert>
           )}
           <Paper p="lg">

@@ -10,9 +10,9 @@ const COLUMNS: Column<UserJob>[] = [
   { label: 'Job', cell: ({ id }) => <Id id={id} to={`/jobs/${id}`} /> },
   { label: 'Status', cell: ({ status }) => <State is={status} /> },
   { label: 'User', cell: ({ user_id }) => <UserLink id={user_id} /> },
-  { label: 'Model', cell: ({ model }) => model ?? '–' },
+  { label: 'Model', isMinor: true, cell: ({ model }) => model ?? '–' },
   { label: 'Created', cell: ({ created_at }) => <Ago at={created_at} /> },
-  { label: 'Waited', isFigure: true, cell: ({ timings }) => formatMs(timings.queued_ms) },
+  { label: 'Waited', isFigure: true, isMinor: true, cell: ({ timings }) => formatMs(timings.queued_ms) },
   { label: 'Ran', isFigure: true, cell: ({ timings }) => formatMs(timings.run_ms) },
   { label: 'Cost', isFigure: true, cell: ({ cost_usd }) => formatCost(cost_usd) },
 ];

@@ -30,7 +30,7 @@ export function JobsPage() {
           onChange={(status) => setFilter('status', status)}
           clearable
           clearButtonProps={{ 'aria-label': 'Any status' }}
-          w={180}
+          w={{ base: '100%', xs: 180 }}
         />
         <UserSelect label="User" value={filters.user ?? null} onChange={(id) => setFilter('user', id)} />
         {filters.session !== undefined && (

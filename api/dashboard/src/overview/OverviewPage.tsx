@@ -80,7 +80,7 @@ function Now({ stats: { now } }: { stats: Stats }) {
   const load = queue.slots === 0 ? 0 : Math.min((100 * queue.running) / queue.slots, 100);
   const draining = news === null ? now.workers.draining : news.workers.filter(({ state }) => state === 'draining').length;
   return (
-    <SimpleGrid cols={{ base: 1, xs: 2, lg: 4 }}>
+    <SimpleGrid cols={{ base: 2, lg: 4 }}>
       <Stat
         label="Running jobs"
         icon={IconBolt}
@@ -133,13 +133,13 @@ function Totals({ stats: { totals } }: { stats: Stats }) {
           key="text"
           label="First text"
           value={formatMs(totals.first_text.p50_ms)}
-          hint={`half within this, 95 % within ${formatMs(totals.first_text.p95_ms)}`}
+          hint={`half of them; 95 % within ${formatMs(totals.first_text.p95_ms)}`}
         />,
         <Stat
           key="wait"
           label="Wait in the queue"
           value={formatMs(totals.queue_wait.p50_ms)}
-          hint={`half within this, 95 % within ${formatMs(totals.queue_wait.p95_ms)}`}
+          hint={`half of them; 95 % within ${formatMs(totals.queue_wait.p95_ms)}`}
         />,
         <Stat
           key="tokens"
@@ -149,7 +149,7 @@ function Totals({ stats: { totals } }: { stats: Stats }) {
         />,
         <Stat key="cost" label="Cost" value={formatCost(totals.cost_usd)} hint="of the attempts that ended" />,
       ].map((stat) => (
-        <Grid.Col key={stat.key} span={{ base: 12, xs: 6, lg: 4 }}>
+        <Grid.Col key={stat.key} span={{ base: 6, lg: 4 }}>
           {stat}
         </Grid.Col>
       ))}

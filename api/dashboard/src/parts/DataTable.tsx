@@ -8,6 +8,8 @@ export interface Column<Row> {
   cell: (row: Row) => ReactNode;
   /** Figures stand below each other. */
   isFigure?: boolean;
+  /** There is no room for it on a phone. */
+  isMinor?: boolean;
   /** Its label is for those who cannot see that it needs none. */
   isAction?: boolean;
 }
@@ -39,9 +41,10 @@ export function DataTable<Row>({ caption, columns, rows, keyOf, minWidth = 640 }
           <Table.Tbody>
             {rows.map((row) => (
               <Table.Tr key={keyOf(row)}>
-                {columns.map(({ label, cell, isFigure, isAction }) => (
+                {columns.map(({ label, cell, isFigure, isMinor, isAction }) => (
                   <Table.Td
                     key={label}
+                    data-minor={isMinor}
                     data-label={isAction === true ? undefined : label}
                     className={isFigure === true ? classes.figure : undefined}
                   >

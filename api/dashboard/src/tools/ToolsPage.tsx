@@ -33,8 +33,8 @@ const COLUMNS: Column<InstalledTool>[] = [
     ),
   },
   { label: 'Acts on', cell: ({ category }) => category },
-  { label: 'CLI versions', cell: ({ cli_versions }) => cli_versions.join(', ') },
-  { label: 'Last seen', cell: ({ last_seen_at }) => <Ago at={last_seen_at} /> },
+  { label: 'CLI versions', isMinor: true, cell: ({ cli_versions }) => cli_versions.join(', ') },
+  { label: 'Last seen', isMinor: true, cell: ({ last_seen_at }) => <Ago at={last_seen_at} /> },
   { label: 'Jobs may use it', cell: (tool) => <OnOff tool={tool} /> },
 ];
 
@@ -50,7 +50,7 @@ export function ToolsPage() {
           leftSection={<IconSearch size={16} />}
           value={name}
           onChange={({ currentTarget }) => setFilter('name', currentTarget.value)}
-          w={260}
+          w={{ base: '100%', xs: 260 }}
         />
       </Group>
       <Answer query={tools} loading={<Lines count={8} height={56} />}>

@@ -27,7 +27,7 @@ export function UserSelect({ label, placeholder = 'Everybody', value, clearable 
       allowDeselect={clearable}
       clearButtonProps={{ 'aria-label': 'Everybody' }}
       nothingFoundMessage="Nobody"
-      miw={220}
+      w={{ base: '100%', xs: 260 }}
     />
   );
 }

@@ -42,8 +42,8 @@ const COLUMNS: Column<UserDetails>[] = [
       </Group>
     ),
   },
-  { label: 'Keys', isFigure: true, cell: ({ api_keys }) => formatCount(api_keys) },
-  { label: 'Running jobs', isFigure: true, cell: ({ running_jobs }) => formatCount(running_jobs) },
+  { label: 'Keys', isFigure: true, isMinor: true, cell: ({ api_keys }) => formatCount(api_keys) },
+  { label: 'Running jobs', isFigure: true, isMinor: true, cell: ({ running_jobs }) => formatCount(running_jobs) },
   {
     label: 'Spent today',
     isFigure: true,
@@ -70,8 +70,7 @@ export function UsersPage() {
           leftSection={<IconSearch size={16} />}
           value={query}
           onChange={({ currentTarget }) => setFilter('query', currentTarget.value)}
-          w={300}
-          maw="100%"
+          w={{ base: '100%', xs: 300 }}
         />
       </Group>
       <Answer query={users} loading={<Lines count={8} height={52} />}>

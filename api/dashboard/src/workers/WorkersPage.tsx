@@ -41,9 +41,9 @@ const COLUMNS: Column<Worker>[] = [
   },
   { label: 'State', cell: ({ state }) => <State is={state} /> },
   { label: 'Host', cell: ({ host }) => host },
-  { label: 'Version', cell: ({ version }) => version },
+  { label: 'Version', isMinor: true, cell: ({ version }) => version },
   { label: 'Slots', cell: (worker) => <Slots worker={worker} /> },
-  { label: 'Joined', cell: ({ started_at }) => <Ago at={started_at} /> },
+  { label: 'Joined', isMinor: true, cell: ({ started_at }) => <Ago at={started_at} /> },
   { label: 'Last heard of', cell: ({ last_beat_at }) => <Ago at={last_beat_at} /> },
   { label: 'Drain', isAction: true, cell: (worker) => <Drain worker={worker} /> },
 ];
