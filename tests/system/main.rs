@@ -11,6 +11,7 @@ mod clients;
 mod crash;
 mod crash_points;
 mod crowd;
+mod dashboard;
 mod dead_letters;
 mod drain;
 mod idempotency;

@@ -1,6 +1,6 @@
 import type { Page } from '@playwright/test';
 
-import { type Api, expect, expectAccessible, shoot, test } from './stage';
+import { type Api, expect, expectAccessible, shoot, testAsAdmin } from './stage';
 
 interface Seeded {
   jobId: string;
@@ -11,7 +11,6 @@ interface Seeded {
 
 /** Something on every page. */
 async function seed(api: Api): Promise<Seeded> {
-  const say = (message: string, more: object = {}) => api.call<{ id: string }>('POST', '/api/chat', { message, ...more });
   const name = `${Date.now()}`;
   const { id: userId } = await api.call<{ id: string }>('POST', '/api/admin/users', {
     email: `ada-${name}@example.com`,
@@ -21,14 +20,14 @@ async function seed(api: Api): Promise<Seeded> {
   });
   await api.call('POST', `/api/admin/users/${userId}/api-keys`, { name: 'Nightly reports', scopes: ['chat', 'read'], rate_limit_per_hour: 500 });
   const { id: sessionId } = await api.call<{ id: string }>('POST', '/api/sessions', { title: 'Notes on the engine' });
-  const { id: jobId } = await say('seq:tool:bash:echo "counted 3" || think:Three were counted, so three it is.', {
+  const { id: jobId } = await api.say('seq:tool:bash:echo "counted 3" || think:Three were counted, so three it is.', {
     metadata: { ticket: 'OPS-42' },
     tools: ['Bash'],
   });
-  await say('say:It computes the numbers of Bernoulli.', { session_id: sessionId });
-  await say('say:As any table would, only faster.', { session_id: sessionId });
-  const { id: failedId } = await say('cli:exit:3');
-  await api.call('POST', '/api/jobs/' + (await say('slow:400:100')).id + '/cancel');
+  await api.say('say:It computes the numbers of Bernoulli.', { session_id: sessionId });
+  await api.say('say:As any table would, only faster.', { session_id: sessionId });
+  const { id: failedId } = await api.say('cli:exit:3');
+  await api.call('POST', `/api/jobs/${(await api.begin('slow:600:1')).id}/cancel`);
   return { jobId, failedId, sessionId, userId };
 }
 
@@ -63,12 +62,12 @@ let seeded: Seeded | undefined;
 
 for (const scheme of ['light', 'dark'] as const) {
   for (const [width, height] of [[1360, 900], [375, 812]] as const) {
-    test.describe(`in ${scheme} colours, ${width} wide`, () => {
-      test.use({ colorScheme: scheme, viewport: { width, height } });
+    testAsAdmin.describe(`in ${scheme} colours, ${width} wide`, () => {
+      testAsAdmin.use({ colorScheme: scheme, viewport: { width, height } });
 
-      test('every page is whole, fits and can be used by everybody', async ({ page, admin }) => {
-        test.setTimeout(240_000);
-        seeded ??= await seed(admin.api);
+      testAsAdmin('every page is whole, fits and can be used by everybody', async ({ page, api }) => {
+        testAsAdmin.setTimeout(240_000);
+        seeded ??= await seed(api);
         for (const [name, path, heading] of pages(seeded)) {
           await page.goto(path);
           await settled(page, heading);

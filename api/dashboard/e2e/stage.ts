@@ -1,6 +1,6 @@
 /** What the tests stand on: an admin of the running system, pages that may not complain, and data to look at. */
 import AxeBuilder from '@axe-core/playwright';
-import { type APIRequestContext, expect, type Page, test as base } from '@playwright/test';
+import { type APIRequestContext, type BrowserContext, expect, type Page, test as base } from '@playwright/test';
 
 export { expect };
 
@@ -16,28 +16,36 @@ export class Api {
     private readonly token: string,
   ) {}
 
-  static async logIn(request: APIRequestContext, account = ADMIN): Promise<{ api: Api; refreshToken: string; userId: string }> {
+  static async logIn(request: APIRequestContext, account = ADMIN): Promise<{ api: Api; refreshToken: string }> {
     const answer = await request.post('/api/auth/login', { data: account });
     expect(answer.status(), await answer.text()).toBe(200);
-    const body = (await answer.json()) as { access_token: string; refresh_token: string; user: { id: string } };
-    return { api: new Api(request, body.access_token), refreshToken: body.refresh_token, userId: body.user.id };
+    const body = (await answer.json()) as { access_token: string; refresh_token: string };
+    return { api: new Api(request, body.access_token), refreshToken: body.refresh_token };
   }
 
   async call<T = Record<string, unknown>>(method: string, path: string, data?: object): Promise<T> {
-    const headers = { authorization: `Bearer ${this.token}`, ...(method === 'POST' && path === '/api/chat' ? { prefer: 'wait=30' } : {}) };
+    const headers = { authorization: `Bearer ${this.token}` };
     const answer = await this.request.fetch(path, { method, headers, data });
     expect(answer.ok(), `${method} ${path}: ${await answer.text()}`).toBe(true);
     return (answer.status() === 204 ? {} : await answer.json()) as T;
   }
+
+  /** Send a message, and do not wait for its answer. */
+  begin(message: string, more: object = {}): Promise<{ id: string }> {
+    return this.call('POST', '/api/chat', { message, ...more });
+  }
+
+  /** Send a message, and wait until its job has ended. */
+  async say(message: string, more: object = {}): Promise<{ id: string }> {
+    const { id } = await this.begin(message, more);
+    const isOver = async () => (await this.call<{ finished_at: string | null }>('GET', `/api/jobs/${id}?wait=30`)).finished_at;
+    await expect.poll(isOver).not.toBeNull();
+    return { id };
+  }
 }
 
-interface Fixtures {
-  admin: { api: Api; userId: string };
-  complaints: string[];
-}
-
-export const test = base.extend<Fixtures>({
-  /** What the pages wrote to the console as an error. A test that expects some takes them out. */
+/** What a page wrote to the console as an error fails its test. One that expects some takes them out. */
+export const test = base.extend<{ complaints: string[] }>({
   complaints: [
     async ({ page }, provide) => {
       const complaints: string[] = [];
@@ -50,18 +58,29 @@ export const test = base.extend<Fixtures>({
     },
     { auto: true },
   ],
-  /** The page is logged in as the admin. */
-  admin: async ({ page, request }, provide) => {
-    const { api, refreshToken, userId } = await Api.logIn(request);
-    await page.addInitScript((token) => {
-      // A reload goes on with the token that the page made of this one.
-      if (sessionStorage.getItem('begun') !== null) return;
-      sessionStorage.setItem('begun', 'yes');
-      sessionStorage.setItem('claude-api.refresh-token', token);
-    }, refreshToken);
-    await provide({ api, userId });
-  },
 });
+
+/** The same, logged in as the admin. */
+export const testAsAdmin = test.extend<{ api: Api }>({
+  api: [
+    async ({ context, request }, provide) => {
+      const { api, refreshToken } = await Api.logIn(request);
+      await logInAs(context, refreshToken);
+      await provide(api);
+    },
+    { auto: true },
+  ],
+});
+
+/** The next pages of `context` begin with this login. */
+export async function logInAs(context: BrowserContext, refreshToken: string): Promise<void> {
+  await context.addInitScript((token) => {
+    // A reload goes on with the token that the page made of this one.
+    if (sessionStorage.getItem('begun') === token) return;
+    sessionStorage.setItem('begun', token);
+    sessionStorage.setItem('claude-api.refresh-token', token);
+  }, refreshToken);
+}
 
 /** Nothing in the page keeps anybody from using it, as far as a program can tell (WCAG 2, A and AA). */
 export async function expectAccessible(page: Page): Promise<void> {

@@ -1,6 +1,4 @@
 import { MantineProvider } from '@mantine/core';
-import { ModalsProvider } from '@mantine/modals';
-import { Notifications } from '@mantine/notifications';
 import { MutationCache, QueryClient, QueryClientProvider } from '@tanstack/react-query';
 import { setNonce } from 'get-nonce';
 import { RouterProvider } from 'react-router';
@@ -23,18 +21,15 @@ const queries: QueryClient = new QueryClient({
   defaultOptions: {
     queries: { retry: (failures, error) => failures < 2 && mayPass(error), staleTime: 2_000 },
   },
-  // Whatever was changed: every page that shows it asks anew.
-  mutationCache: new MutationCache({ onSuccess: () => queries.invalidateQueries() }),
+  // Whatever was changed: all that is shown asks anew, after whoever changed it left what is gone.
+  mutationCache: new MutationCache({ onSettled: () => queries.invalidateQueries() }),
 });
 
 export function App() {
   return (
     <MantineProvider theme={theme} cssVariablesResolver={variables} defaultColorScheme="auto" getStyleNonce={() => nonce}>
       <QueryClientProvider client={queries}>
-        <ModalsProvider labels={{ confirm: 'Yes', cancel: 'Cancel' }}>
-          <Notifications position="bottom-right" limit={4} />
-          <RouterProvider router={router} />
-        </ModalsProvider>
+        <RouterProvider router={router} />
       </QueryClientProvider>
     </MantineProvider>
   );

@@ -1,4 +1,6 @@
 import { Button, Center, Group, Stack, Text, Title } from '@mantine/core';
+import { ModalsProvider } from '@mantine/modals';
+import { Notifications } from '@mantine/notifications';
 import { IconLock } from '@tabler/icons-react';
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect } from 'react';
@@ -11,8 +13,18 @@ import { useTitle } from '../parts/useTitle';
 import { Loading } from './Places';
 import { Shell } from './Shell';
 
-/** Lets admins in. Everybody else is told what they need. */
+/** What every place has around it, within the router: what is told and asked has links in it. */
 export function Gate() {
+  return (
+    <ModalsProvider>
+      <Notifications position="bottom-right" limit={4} />
+      <Inside />
+    </ModalsProvider>
+  );
+}
+
+/** Lets admins in. Everybody else is told what they need. */
+function Inside() {
   const state = useLogin();
   const queries = useQueryClient();
   useEffect(() => {

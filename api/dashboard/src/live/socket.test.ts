@@ -9,10 +9,12 @@ class FakeLine implements Line {
   onclose: Line['onclose'] = null;
   said: Record<string, unknown>[] = [];
   isClosed = false;
+  readyState = 0;
 
   constructor(readonly token: string) {}
 
   send(message: string) {
+    if (this.readyState !== 1) throw new Error('it is not open');
     this.said.push(JSON.parse(message) as Record<string, unknown>);
   }
 
@@ -30,6 +32,7 @@ class FakeLine implements Line {
 
   /** Take the handshake, and answer what was said. */
   open(endsAt: string | null = null) {
+    this.readyState = 1;
     this.onopen?.();
     this.tell({ type: 'ack', request_id: 'auth', user_id: 'user_1', expires_at: endsAt });
   }
@@ -253,6 +256,19 @@ describe('the socket', () => {
 
     await on.line(0);
     expect(on.lines).toHaveLength(1);
+  });
+
+  it('says nothing on a line that is closing', async () => {
+    const unwatch = on.socket.watchSystem(vi.fn());
+    const leave = follow();
+    const line = await on.line(0);
+    line.open();
+    line.readyState = 2;
+
+    leave();
+    unwatch();
+
+    expect([line.ofType('unsubscribe'), line.ofType('unwatch')]).toEqual([[], []]);
   });
 
   it('comes back at once when the network does', async () => {

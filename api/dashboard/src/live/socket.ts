@@ -37,6 +37,7 @@ export interface Follower {
 
 /** The part of a WebSocket that is used here. */
 export interface Line {
+  readonly readyState: number;
   send: (message: string) => void;
   close: () => void;
   onopen: (() => void) | null;
@@ -67,6 +68,7 @@ const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
 /** So long before a token ends, the next one is shown. */
 const RENEW_MS = 60_000;
+const OPEN = 1;
 const STOPPING = 1012;
 const NOT_KNOWN = 4401;
 
@@ -283,14 +285,9 @@ export class LiveSocket {
     this.#say({ type: 'subscribe', request_id: subscription.request, job_id: subscription.jobId, ...after });
   }
 
-  /** Before the line is open there is nobody to say it to; then all of it is said. */
+  /** Before the line is open there is nobody to say it to; once it is, all of it is said. */
   #say(message: object): void {
-    if (this.#line === null || this.#liveness === 'idle') return;
-    try {
-      this.#line.send(JSON.stringify(message));
-    } catch {
-      // It is not open yet, or no more.
-    }
+    if (this.#line?.readyState === OPEN) this.#line.send(JSON.stringify(message));
   }
 
   #closeIfUnused(): void {

@@ -12,7 +12,7 @@ interface StatProps {
 
 export function Stat({ label, value, hint, icon: Sign, children }: StatProps) {
   return (
-    <Paper p="md" role="group" aria-label={label}>
+    <Paper p="md" h="100%" role="group" aria-label={label}>
       <Group justify="space-between" wrap="nowrap" gap="xs">
         <Text size="sm" c="dimmed" fw={500}>
           {label}
