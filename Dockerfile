@@ -1,8 +1,17 @@
 # One image, three commands: `api`, `worker`, `migration up`.
 
+FROM node:22-bookworm-slim AS dashboard
+WORKDIR /source/api/dashboard
+COPY api/dashboard/package.json api/dashboard/package-lock.json api/dashboard/.npmrc ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY openapi.yaml /source/
+COPY api/dashboard .
+RUN npm run build
+
 FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
+COPY --from=dashboard /source/api/dashboard/dist api/dashboard/dist
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
     cargo build --locked --release --package api --package worker --package migration \

@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev start migrate build test chaos bench soak check fmt openapi
+.PHONY: help run dev start migrate build dashboard test chaos bench soak check fmt openapi
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,9 @@ migrate: build ## Bring the database set in .env up to date
 build: ## Build everything for development
 	cargo build --workspace
 
+dashboard: ## Build the dashboard that the api serves at /admin
+	@exec setpriv --pdeathsig TERM scripts/dashboard build
+
 test: ## Test everything, with servers of its own
 	@exec setpriv --pdeathsig TERM scripts/test
 
@@ -44,7 +47,8 @@ check: ## What must hold before a push: format, lints, docs, contract
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 	cargo build --workspace --quiet
 	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
-	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,test,chaos,bench,soak,install} scripts/*.sh .ci/run
+	scripts/dashboard check
+	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,dashboard,test,chaos,bench,soak,install} scripts/*.sh .ci/run
 
 fmt: ## Format the code
 	cargo fmt

@@ -234,11 +234,8 @@ require_stream_clients() {
 }
 
 install_node_clients() {
-    local pins=$1 folder=$2 version
-    { has node && has npm; } || fail "\`node\` and \`npm\` are not installed" "install Node.js 20 or later"
-    version=$(node --version)
-    version=${version#v}
-    ((${version%%.*} >= 20)) || fail "the clients of streams need Node.js 20 or later, and this is $version"
+    local pins=$1 folder=$2
+    require_node
     say "Installing the stream clients of node with npm into .tools"
     rm -rf "$folder"
     mkdir -p "$folder"
@@ -248,6 +245,20 @@ install_node_clients() {
         fail "npm could not install the stream clients" "check the network"
     fi
     cp "$pins/package-lock.json" "$folder/made-of"
+}
+
+# What the dashboard is built with needs the newest of its 20.
+require_node() {
+    local hint="install Node.js 20.19 or later"
+    { has node && has npm; } || fail "\`node\` and \`npm\` are not installed" "$hint"
+    is_node_recent || fail "the dashboard and the clients of streams need a later Node.js than $(node --version)" "$hint"
+}
+
+is_node_recent() {
+    local version major minor
+    version=$(node --version)
+    IFS=. read -r major minor _ <<<"${version#v}"
+    ((major > 20 || (major == 20 && minor >= 19)))
 }
 
 install_python_clients() {

@@ -102,7 +102,7 @@ testAsAdmin('a session of the playground knows what was said before', async ({ p
     await expect(turns.nth(place).getByText('Completed')).toBeVisible();
   }
 
-  await expect(turns.nth(1).locator('.said').last()).toContainText('say:one');
+  await expect(turns.nth(1).locator('.said').last()).toHaveText('one | two');
 });
 
 testAsAdmin('what a model says is never taken for HTML', async ({ page }) => {
