@@ -12,7 +12,7 @@ require_dashboard() {
     [[ ! -f $dashboard/dist/index.html || $(cat "$dashboard/node_modules/built-of" 2>/dev/null) != "$sources" ]] || return 0
     say "Building the dashboard"
     if ! logged dashboard npm run --prefix "$dashboard" build; then
-        tail -n 20 "$tools/dashboard.log" >&2
+        tail -n 20 .tools/dashboard.log >&2
         fail "the dashboard could not be built" "\`scripts/dashboard check\` may tell more"
     fi
     printf '%s' "$sources" >"$dashboard/node_modules/built-of"
@@ -32,7 +32,7 @@ require_dashboard_packages() {
     cmp -s "$dashboard/package-lock.json" "$dashboard/node_modules/made-of" && return
     say "Installing what the dashboard is made of with npm"
     if ! logged npm npm ci --prefix "$dashboard" --ignore-scripts --fetch-retries=1 --no-audit --no-fund; then
-        tail -n 5 "$tools/npm.log" >&2
+        tail -n 5 .tools/npm.log >&2
         fail "npm could not install what the dashboard is made of" "check the network"
     fi
     cp "$dashboard/package-lock.json" "$dashboard/node_modules/made-of"

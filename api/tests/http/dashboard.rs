@@ -2,7 +2,7 @@
 
 use poem::{
     Request,
-    http::{Method, StatusCode},
+    http::{HeaderValue, Method, StatusCode},
 };
 
 use crate::stage::{Answer, Stage, get, with};
@@ -99,7 +99,7 @@ async fn who_takes_a_file_packed_gets_it_packed() {
     let packed = packed.into_body().into_bytes().await.expect("a body");
     let plain = stage.get(script).await;
 
-    assert_eq!(headers.get("content-encoding").map(|coding| coding.as_bytes()), Some(&b"gzip"[..]));
+    assert_eq!(headers.get("content-encoding").map(HeaderValue::as_bytes), Some(&b"gzip"[..]));
     assert!(headers.get_all("vary").iter().any(|varies| varies == "accept-encoding"), "{headers:?}");
     assert!(packed.starts_with(&[0x1f, 0x8b]) && packed.len() * 2 < plain.body.len());
     assert_eq!(plain.header("content-encoding"), None);
