@@ -247,6 +247,8 @@ testAsAdmin('all of it can be done by the keyboard', async ({ page }) => {
   await page.keyboard.press('Tab');
   await expect(page.getByRole('combobox', { name: 'Status' })).toBeFocused();
   await page.keyboard.press('Enter');
+  // Nobody chooses from a list before it is there.
+  await expect(page.getByRole('listbox', { name: 'Status' })).toBeVisible();
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('Enter');
   await expect(page).toHaveURL(/status=/);

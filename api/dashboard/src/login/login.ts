@@ -80,11 +80,13 @@ export class Login {
   async end(): Promise<void> {
     try {
       const token = await this.token(0);
-      await this.ask('/api/auth/logout', { method: 'POST', headers: { authorization: `Bearer ${token}` } });
+      // First: what the pages still ask would be refused once the server knows.
+      this.#forget(null);
+      await this.ask('/api/auth/logout', { method: 'POST', headers: { authorization: `Bearer ${token}` }, keepalive: true });
     } catch {
       // Whoever cannot reach the server is out of this tab all the same; the login ends with its time.
+      if (this.#state.is !== 'out') this.#forget(null);
     }
-    this.#forget(null);
   }
 
   #refresh(): Promise<Access> {

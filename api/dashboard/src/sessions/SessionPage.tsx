@@ -119,7 +119,8 @@ function Delete({ session }: { session: UserSession }) {
     mutationFn: () => deleteSession(session.id),
     onSuccess: async () => {
       tellSuccess('The session is deleted.');
-      await navigate('/sessions');
+      // Nobody is to ask for what is gone: this page is left before anything is asked anew.
+      await navigate('/sessions', { flushSync: true });
       queries.removeQueries({ queryKey: ['sessions', session.id] });
     },
     onError: tellProblem,

@@ -138,8 +138,8 @@ function Delete({ user, isMe }: { user: UserDetails; isMe: boolean }) {
     mutationFn: () => answered(client.DELETE('/api/admin/users/{id}', { params: { path: { id: user.id } } })),
     onSuccess: async () => {
       tellSuccess(`${user.email} is deleted.`);
-      await navigate('/users');
-      // Nobody is to ask for what is gone.
+      // Nobody is to ask for what is gone: this page is left before anything is asked anew.
+      await navigate('/users', { flushSync: true });
       queries.removeQueries({ queryKey: ['users', user.id] });
     },
     onError: tellProblem,
