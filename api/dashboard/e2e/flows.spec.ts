@@ -231,6 +231,22 @@ testAsAdmin('what is not there says so, with the request to look for in the log'
   expect(complaints.splice(0)).toEqual([expect.stringContaining('404')]);
 });
 
+testAsAdmin('a list that cannot be had says why, and is there once it can', async ({ page, complaints }) => {
+  const problem = { type: 'about:blank', title: 'Service Unavailable', status: 503, detail: 'the database is away', code: 'unavailable', request_id: 'r-1' };
+  await page.route('/api/admin/workers*', (route) => route.fulfill({ status: 503, contentType: 'application/problem+json', json: problem }));
+  await page.goto('/admin/workers');
+
+  const alert = page.getByRole('alert');
+  await expect(alert).toContainText('the database is away');
+  await expect(alert).toContainText('Request r-1');
+  await shoot(page, 'failure');
+  await page.unroute('/api/admin/workers*');
+  await alert.getByRole('button', { name: 'Try again' }).click();
+
+  await expect(page.getByRole('table')).toBeVisible();
+  expect(complaints.splice(0).every((complaint) => complaint.includes('503'))).toBe(true);
+});
+
 testAsAdmin('all of it can be done by the keyboard', async ({ page }) => {
   await page.goto('/admin');
   await expect(heading(page, 'Overview')).toBeVisible();

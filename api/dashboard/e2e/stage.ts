@@ -84,19 +84,25 @@ export async function logInAs(context: BrowserContext, refreshToken: string): Pr
 
 /** Nothing in the page keeps anybody from using it, as far as a program can tell (WCAG 2, A and AA). */
 export async function expectAccessible(page: Page): Promise<void> {
-  // Colours that are still changing are no colours of the page.
-  await page.evaluate(() => Promise.all(document.getAnimations().filter(isFinite).map((animation) => animation.finished)).then(() => null));
+  await settled(page);
   const { violations } = await new AxeBuilder({ page }).analyze();
   const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
   const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html}\n${failureSummary ?? ''}`).join('\n')}`);
   expect.soft(told, page.url()).toEqual([]);
 }
 
-function isFinite(animation: Animation): boolean {
-  return animation.effect?.getTiming().iterations !== Infinity;
+/** What is still moving or changing its colour is not yet the page. */
+async function settled(page: Page): Promise<void> {
+  await page.evaluate(async () => {
+    const ends = document.getAnimations().filter((animation) => animation.effect?.getTiming().iterations !== Infinity);
+    // One that is replaced never ends.
+    await Promise.allSettled(ends.map((animation) => animation.finished));
+  });
 }
 
 export async function shoot(page: Page, name: string): Promise<void> {
   const folder = process.env.SCREENSHOTS;
-  if (folder !== undefined) await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
+  if (folder === undefined) return;
+  await settled(page);
+  await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
 }

@@ -23,6 +23,7 @@ export function Charts({ stats }: { stats: Stats }) {
           {...axis}
           type="stacked"
           withLegend
+          legendProps={{ itemSorter: null }}
           valueFormatter={formatCount}
           series={[
             { name: 'completed', label: 'Completed', color: 'green.7' },

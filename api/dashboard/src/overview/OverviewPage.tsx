@@ -10,6 +10,8 @@ import { formatCost, formatCount, formatMs } from '../parts/format';
 import { Page } from '../parts/Page';
 import { Stat } from '../parts/Stat';
 import { useFilters } from '../parts/useFilters';
+import { daysAgo, startOf } from '../usage/days';
+import { usageQuery } from '../usage/queries';
 import { Charts } from './Charts';
 import { ModelTable } from './ModelTable';
 
@@ -112,6 +114,7 @@ function Now({ stats: { now } }: { stats: Stats }) {
 }
 
 function Totals({ stats: { totals } }: { stats: Stats }) {
+  const today = useQuery(usageQuery({ from: startOf(daysAgo(0)), to: startOf(daysAgo(-1)), group_by: 'day' }));
   const ended = totals.completed + totals.failed + totals.cancelled;
   const { input, output, cache_read, cache_write } = totals.tokens;
   return (
@@ -147,7 +150,12 @@ function Totals({ stats: { totals } }: { stats: Stats }) {
           value={formatCount(input + output + cache_read + cache_write)}
           hint={`${formatCount(output)} of them written`}
         />,
-        <Stat key="cost" label="Cost" value={formatCost(totals.cost_usd)} hint="of the attempts that ended" />,
+        <Stat
+          key="cost"
+          label="Cost"
+          value={formatCost(totals.cost_usd)}
+          hint={today.data === undefined ? 'of the attempts that ended' : `${formatCost(today.data.total.cost_usd)} today (UTC)`}
+        />,
       ].map((stat) => (
         <Grid.Col key={stat.key} span={{ base: 6, lg: 4 }}>
           {stat}

@@ -4,6 +4,7 @@ import { useMutation } from '@tanstack/react-query';
 import { useState } from 'react';
 
 import { Failure } from '../parts/Failure';
+import classes from './Composer.module.css';
 
 interface ComposerProps {
   isBusy: boolean;
@@ -20,7 +21,7 @@ export function Composer({ isBusy, send }: ComposerProps) {
   return (
     <Stack gap="sm">
       {sending.isError && <Failure error={sending.error} />}
-      <Paper p="sm" component="form" onSubmit={(event) => {
+      <Paper p="sm" component="form" className={classes.composer} onSubmit={(event) => {
           event.preventDefault();
           submit();
         }}>
@@ -41,10 +42,10 @@ export function Composer({ isBusy, send }: ComposerProps) {
           }}
         />
         <Group justify="space-between" mt={4}>
-          <Text size="xs" c="dimmed" px="xs">
+          <Text size="xs" c="dimmed" px="xs" visibleFrom="xs">
             <Kbd size="xs">Enter</Kbd> sends, <Kbd size="xs">Shift</Kbd> + <Kbd size="xs">Enter</Kbd> makes a line
           </Text>
-          <ActionIcon type="submit" size="lg" radius="xl" variant="filled" aria-label="Send" disabled={!isReady} loading={sending.isPending}>
+          <ActionIcon ml="auto" type="submit" size="lg" radius="xl" variant="filled" aria-label="Send" disabled={!isReady} loading={sending.isPending}>
             <IconArrowUp size={18} />
           </ActionIcon>
         </Group>

@@ -74,7 +74,7 @@ export function Options({ settings: { values, set } }: { settings: ReturnType<ty
         value={values.system}
         onChange={({ currentTarget }) => set('system', currentTarget.value)}
       />
-      <Accordion variant="default" chevronPosition="left" styles={{ control: { paddingInline: 0 }, content: { paddingInline: 0 } }}>
+      <Accordion variant="default" chevronPosition="left" styles={{ item: { borderBottom: 0 }, control: { paddingInline: 0 }, content: { paddingInline: 0 }, label: { fontSize: 14, fontWeight: 550 } }}>
         <Accordion.Item value="more">
           <Accordion.Control>Tools, thinking and limits</Accordion.Control>
           <Accordion.Panel>
@@ -156,7 +156,7 @@ function SessionChoice({ value, choose }: { value: string | null; choose: (id: s
     <Group gap="xs" align="flex-end" wrap="nowrap">
       <Select
         label="Session"
-        placeholder="None: each message stands alone"
+        placeholder="None"
         data={open.map(({ id, title, turns }) => ({
           value: id,
           label: `${title ?? 'Untitled'} · ${formatCount(turns)} turns · ${shortId(id)}`,

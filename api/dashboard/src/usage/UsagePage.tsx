@@ -1,10 +1,9 @@
 import { BarChart } from '@mantine/charts';
 import { Group, Paper, SegmentedControl, SimpleGrid, Text, TextInput, Title } from '@mantine/core';
 import { IconCoins } from '@tabler/icons-react';
-import { keepPreviousData, queryOptions, useQuery } from '@tanstack/react-query';
+import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 
-import { answered, client, type Schema } from '../client/client';
 import { Answer, Lines } from '../parts/Answer';
 import { type Column, DataTable } from '../parts/DataTable';
 import { Empty } from '../parts/Empty';
@@ -16,25 +15,7 @@ import { useFilters } from '../parts/useFilters';
 import { useDirectory } from '../users/queries';
 import { UserLink } from '../users/UserLink';
 import { dayAfter, daysAgo, startOf } from './days';
-
-type Row = Schema<'UsageRow'>;
-
-const GROUPS = [
-  { value: 'day', label: 'Day' },
-  { value: 'model', label: 'Model' },
-  { value: 'user', label: 'User' },
-  { value: 'key', label: 'API key' },
-  { value: 'session', label: 'Session' },
-] as const;
-type Group = (typeof GROUPS)[number]['value'];
-
-function usageQuery(filter: { from: string; to: string; group_by: Group }) {
-  return queryOptions({
-    queryKey: ['usage', filter],
-    queryFn: ({ signal }) => answered(client.GET('/api/admin/usage', { params: { query: filter }, signal })),
-    placeholderData: keepPreviousData,
-  });
-}
+import { type Group as By, GROUPS, type Row, usageQuery } from './queries';
 
 export function UsagePage() {
   const [filters, setFilter] = useFilters('from', 'to', 'by');
@@ -109,15 +90,15 @@ function tokensOf(row: Pick<Row, 'input_tokens' | 'output_tokens' | 'cache_read_
   return row.input_tokens + row.output_tokens + row.cache_read_tokens + row.cache_write_tokens;
 }
 
-function labelOf(by: Group): string {
+function labelOf(by: By): string {
   return GROUPS.find(({ value }) => value === by)?.label ?? by;
 }
 
-function keyIn(by: Group): (row: Row) => string {
+function keyIn(by: By): (row: Row) => string {
   return ({ day, model, user_id, api_key_id, session_id }) => ({ day, model, user: user_id, key: api_key_id, session: session_id })[by] ?? '';
 }
 
-function nameIn(row: Row, by: Group): ReactNode {
+function nameIn(row: Row, by: By): ReactNode {
   switch (by) {
     case 'day':
       return row.day == null ? '–' : formatDay(row.day);
@@ -135,7 +116,7 @@ function nameIn(row: Row, by: Group): ReactNode {
 /** As many bars as can be told apart. */
 const MOST_BARS = 31;
 
-function CostChart({ rows, by }: { rows: Row[]; by: Group }) {
+function CostChart({ rows, by }: { rows: Row[]; by: By }) {
   const users = useDirectory();
   const textOf = (row: Row) => {
     if (by === 'day') return row.day == null ? '–' : formatDay(row.day);
