@@ -1,28 +1,24 @@
 //! This binary's settings. Everything is read and judged at the start: a server that runs has a usable
 //! configuration.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use shared::{
-    config::{ConfigError, Env, ExposeSecret as _, StoreConfig},
+    config::{self, ConfigError, Env, Reading, StoreConfig},
     job::NanoUsd,
     metrics::MetricsAccess,
+    settings,
+    telemetry::TelemetryConfig,
     user::Email,
 };
 
 use crate::{
     client_address::TrustedProxies,
-    cors::Origin,
+    cors::{InvalidOrigin, Origin},
     models::Models,
     password::{MAX_CHARS, MIN_CHARS, Password},
     token::Secrets,
 };
-/// What `AUTH_RATE_LIMIT_PER_MINUTE` is when nobody says so.
-const DEFAULT_AUTH_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(20).expect("twenty");
 
 /// How the API listens and what it lets through.
 #[derive(Clone, Debug)]
@@ -75,6 +71,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Who may read the metrics: `METRICS_TOKEN` and `METRICS_PUBLIC`.
     pub metrics: MetricsAccess,
+    /// What is told of this process.
+    pub telemetry: TelemetryConfig,
     /// The database and Redis.
     pub store: StoreConfig,
 }
@@ -116,117 +114,134 @@ pub struct FirstAdmin {
 }
 
 impl Config {
-    /// Read the settings, or say which one is wrong.
+    /// Read the settings, or say which ones are wrong.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let host = env.parsed("HOST", IpAddr::from(Ipv4Addr::LOCALHOST))?;
-        let port = env.parsed("PORT", 3001)?;
-        Ok(Self {
-            address: SocketAddr::new(host, port),
-            origins: origins(env.text("FRONTEND_URL").unwrap_or("http://localhost:3030"))?,
-            jwt_secrets: jwt_secrets(env)?,
-            registration: one_of(
-                env,
-                "REGISTRATION",
-                Registration::Open,
-                &[("open", Registration::Open), ("closed", Registration::Closed)],
-            )?,
-            bootstrap: one_of(env, "BOOTSTRAP_ADMIN", Bootstrap::Local, &[("open", Bootstrap::Open)])?,
-            first_admin: first_admin(env)?,
-            default_daily_budget: usd(env, "DEFAULT_DAILY_BUDGET_USD", 5.0)?,
-            models: Models::of(env.text("MODELS")),
-            max_body_bytes: at_least_one(env, "MAX_BODY_BYTES", 1024 * 1024)?,
-            max_file_bytes: env.parsed("MAX_FILE_BYTES", 32 * 1024 * 1024)?,
-            max_connections: at_least_one(env, "MAX_CONNECTIONS", 20_000)?,
-            max_connections_per_address: at_least_one(env, "MAX_CONNECTIONS_PER_ADDRESS", 1_000)?,
-            max_sockets_per_user: at_least_one(env, "MAX_SOCKETS_PER_USER", 100)?,
-            max_subscriptions_per_socket: at_least_one(env, "MAX_SUBSCRIPTIONS_PER_SOCKET", 100)?,
-            trusted_proxies: env.parsed("TRUSTED_PROXIES", TrustedProxies::default())?,
-            default_rate_limit_per_hour: env.parsed("DEFAULT_RATE_LIMIT_PER_HOUR", 1_000)?,
-            replicas: env.parsed("API_REPLICAS", NonZeroU32::MIN)?,
-            auth_rate_limit_per_minute: env.parsed("AUTH_RATE_LIMIT_PER_MINUTE", DEFAULT_AUTH_RATE_LIMIT)?,
-            default_job_budget: job_budget(env)?,
-            without_redis: one_of(
-                env,
-                "SUBMIT_WITHOUT_REDIS",
-                WithoutRedis::Accept,
-                &[("accept", WithoutRedis::Accept), ("refuse", WithoutRedis::Refuse)],
-            )?,
-            drain_delay: env.pause("DRAIN_DELAY")?,
-            drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
-            metrics: MetricsAccess::from_env(env)?,
-            store: StoreConfig::from_env(env)?,
-        })
+        config::read(env, Self::read)
+    }
+
+    fn read(reading: &Reading<'_>) -> Self {
+        Self {
+            address: SocketAddr::new(reading.parsed(&settings::HOST), reading.parsed(&settings::PORT)),
+            origins: reading.one(&settings::FRONTEND_URL, origins),
+            jwt_secrets: jwt_secrets(reading),
+            registration: reading.word(&settings::REGISTRATION, &[("open", Registration::Open), ("closed", Registration::Closed)]),
+            bootstrap: reading.word(&settings::BOOTSTRAP_ADMIN, &[("", Bootstrap::Local), ("open", Bootstrap::Open)]),
+            first_admin: first_admin(reading),
+            default_daily_budget: reading.one(&settings::DEFAULT_DAILY_BUDGET_USD, usd),
+            models: Models::of(reading.text(&settings::MODELS)),
+            max_body_bytes: reading.within(&settings::MAX_BODY_BYTES, 1..),
+            max_file_bytes: reading.parsed(&settings::MAX_FILE_BYTES),
+            max_connections: reading.within(&settings::MAX_CONNECTIONS, 1..),
+            max_connections_per_address: reading.within(&settings::MAX_CONNECTIONS_PER_ADDRESS, 1..),
+            max_sockets_per_user: reading.within(&settings::MAX_SOCKETS_PER_USER, 1..),
+            max_subscriptions_per_socket: reading.within(&settings::MAX_SUBSCRIPTIONS_PER_SOCKET, 1..),
+            trusted_proxies: reading.one(&settings::TRUSTED_PROXIES, str::parse::<TrustedProxies>),
+            default_rate_limit_per_hour: reading.parsed(&settings::DEFAULT_RATE_LIMIT_PER_HOUR),
+            replicas: reading.parsed(&settings::API_REPLICAS),
+            auth_rate_limit_per_minute: reading.parsed(&settings::AUTH_RATE_LIMIT_PER_MINUTE),
+            default_job_budget: reading.one(&settings::DEFAULT_JOB_BUDGET_USD, job_budget),
+            without_redis: reading
+                .word(&settings::SUBMIT_WITHOUT_REDIS, &[("accept", WithoutRedis::Accept), ("refuse", WithoutRedis::Refuse)]),
+            drain_delay: reading.pause(&settings::DRAIN_DELAY),
+            drain_timeout: reading.duration(&settings::DRAIN_TIMEOUT),
+            metrics: MetricsAccess::read(reading),
+            telemetry: TelemetryConfig::read(reading),
+            store: StoreConfig::read(reading),
+        }
     }
 }
 
-fn jwt_secrets(env: &Env) -> Result<Secrets, ConfigError> {
-    let list = env.secret("JWT_SECRET").ok_or(ConfigError::Missing("JWT_SECRET"))?;
-    Secrets::of(&list).map_err(|error| ConfigError::invalid("JWT_SECRET", error))
-}
-
-fn first_admin(env: &Env) -> Result<Option<FirstAdmin>, ConfigError> {
-    let (email, password) = match (env.text("ADMIN_EMAIL"), env.secret("ADMIN_PASSWORD")) {
-        (None, None) => return Ok(None),
-        (None, Some(_)) => return Err(ConfigError::Missing("ADMIN_EMAIL")),
-        (Some(_), None) => return Err(ConfigError::Missing("ADMIN_PASSWORD")),
-        (Some(email), Some(password)) => (email, password),
+fn jwt_secrets(reading: &Reading<'_>) -> Secrets {
+    let Some(list) = reading.secret(&settings::JWT_SECRET) else {
+        reading.complain(&settings::JWT_SECRET, "not set");
+        return Secrets::default();
     };
-    let email = email.parse().map_err(|error| ConfigError::invalid("ADMIN_EMAIL", error))?;
-    let password = Password::new(password.expose_secret());
-    if !password.may_be_chosen() {
-        return Err(ConfigError::invalid("ADMIN_PASSWORD", format_args!("not {MIN_CHARS} to {MAX_CHARS} characters long")));
-    }
-    Ok(Some(FirstAdmin { email, password }))
-}
-
-fn one_of<T: Copy>(env: &Env, name: &'static str, default: T, words: &[(&str, T)]) -> Result<T, ConfigError> {
-    let Some(text) = env.text(name) else { return Ok(default) };
-    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        ConfigError::invalid(name, format_args!("not {}", words.join(" or ")))
+    Secrets::of(&list).unwrap_or_else(|weak| {
+        reading.complain(&settings::JWT_SECRET, weak);
+        Secrets::default()
     })
 }
 
-fn usd(env: &Env, name: &'static str, default: f64) -> Result<NanoUsd, ConfigError> {
-    let usd = env.parsed(name, default)?;
-    if usd.is_finite() && usd >= 0.0 { Ok(NanoUsd::from_usd(usd)) } else { Err(ConfigError::invalid(name, "not an amount of money")) }
-}
-
-fn origins(list: &str) -> Result<Vec<Origin>, ConfigError> {
-    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    entries.map(|entry| entry.parse().map_err(|error| ConfigError::invalid("FRONTEND_URL", error))).collect()
-}
-
-fn at_least_one(env: &Env, name: &'static str, default: usize) -> Result<usize, ConfigError> {
-    match env.parsed(name, default)? {
-        0 => Err(ConfigError::invalid(name, "zero")),
-        number => Ok(number),
+fn first_admin(reading: &Reading<'_>) -> Option<FirstAdmin> {
+    let email = reading.maybe(&settings::ADMIN_EMAIL, str::parse::<Email>);
+    let password = reading.maybe(&settings::ADMIN_PASSWORD, |text| {
+        let password = Password::new(text);
+        if password.may_be_chosen() { Ok(password) } else { Err(format!("not {MIN_CHARS} to {MAX_CHARS} characters long")) }
+    });
+    let both = [&settings::ADMIN_EMAIL, &settings::ADMIN_PASSWORD];
+    match both.map(|setting| reading.text(setting).is_some()) {
+        [true, false] => reading.complain(&settings::ADMIN_PASSWORD, "not set"),
+        [false, true] => reading.complain(&settings::ADMIN_EMAIL, "not set"),
+        [true, true] | [false, false] => {}
     }
+    Some(FirstAdmin { email: email?, password: password? })
+}
+
+fn origins(list: &str) -> Result<Vec<Origin>, InvalidOrigin> {
+    list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::parse).collect()
+}
+
+fn usd(text: &str) -> Result<NanoUsd, String> {
+    let usd: f64 = config::parse(text)?;
+    if usd.is_finite() && usd >= 0.0 { Ok(NanoUsd::from_usd(usd)) } else { Err("not an amount of money".to_owned()) }
 }
 
 /// A job that kept nothing would be held by no budget.
-fn job_budget(env: &Env) -> Result<NanoUsd, ConfigError> {
-    const NAME: &str = "DEFAULT_JOB_BUDGET_USD";
-    match usd(env, NAME, 1.0)? {
-        NanoUsd(0) => Err(ConfigError::invalid(NAME, "zero")),
+fn job_budget(text: &str) -> Result<NanoUsd, String> {
+    match usd(text)? {
+        NanoUsd(0) => Err("zero".to_owned()),
         amount => Ok(amount),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
     use super::*;
 
     const SECRET: &str = "q7Jp0uYx3kVb8mNz5tRw2cLf6hDs9aGe";
 
     #[test]
     fn a_secret_that_is_missing_or_weak_stops_the_start() {
-        assert_eq!(Config::from_env(&Env::of([])).expect_err("no secret").to_string(), "`JWT_SECRET` is not set");
+        let error = Config::from_env(&Env::of([])).expect_err("no secret").to_string();
+        assert_eq!(error, "1 setting cannot be used:\n  `JWT_SECRET` is not set (hint: `openssl rand -base64 33`)");
 
         for weak in ["hunter2", "changeme-changeme-changeme-changeme"] {
             let error = Config::from_env(&Env::of([("JWT_SECRET", weak)])).expect_err(weak).to_string();
-            assert!(error.starts_with("`JWT_SECRET` is ") && !error.contains(weak), "{error}");
+            assert!(error.contains("`JWT_SECRET` is ") && !error.contains(weak), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_read_is_what_the_table_has() {
+        let asked = RefCell::default();
+        let read = |reading: &Reading<'_>| {
+            let config = Config::read(reading);
+            asked.replace(reading.asked().into_iter().collect::<BTreeSet<_>>());
+            config
+        };
+
+        config::read(&Env::of([("JWT_SECRET", SECRET)]), read).expect("valid");
+
+        let table = settings::ALL.iter().filter(|setting| setting.reader.is_of(settings::Reader::Api)).map(|setting| setting.name);
+        assert_eq!(asked.into_inner(), table.collect());
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_table() {
+        let env = Env::of([("PORT", "x"), ("LOG_LEVEL", "=="), ("WORKER_BEAT", "x"), ("WORKER_TTL", "1"), ("ADMIN_EMAIL", "a@b.example")]);
+
+        let error = Config::from_env(&env).expect_err("much is wrong").to_string();
+
+        let named: Vec<&str> = error.lines().skip(1).filter_map(|line| line.split('`').nth(1)).collect();
+        // Of clocks that cannot be read nobody says that they contradict each other.
+        assert_eq!(named, ["LOG_LEVEL", "WORKER_BEAT", "PORT", "JWT_SECRET", "ADMIN_PASSWORD"]);
+        assert!(error.starts_with("5 settings cannot be used:\n"), "{error}");
+        assert!(
+            error.contains("`PORT` is not readable: invalid digit found in string (hint: a number from 0 to 65535, as `3001`)"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -257,7 +272,7 @@ mod tests {
             ("admin@example.com", "hunter2", "ADMIN_PASSWORD"),
         ] {
             let error = with(email, password).expect_err(wrong).to_string();
-            assert!(error.starts_with(&format!("`{wrong}` is ")) && !error.contains("hunter2"), "{error}");
+            assert!(error.contains(&format!("  `{wrong}` is ")) && !error.contains("hunter2"), "{error}");
         }
     }
 
@@ -285,7 +300,7 @@ mod tests {
             ("DEFAULT_JOB_BUDGET_USD", "0"),
         ] {
             let error = Config::from_env(&Env::of([("JWT_SECRET", SECRET), (name, value)])).expect_err(name).to_string();
-            assert!(error.starts_with(&format!("`{name}` is")), "{error}");
+            assert!(error.contains(&format!("  `{name}` is ")), "{error}");
         }
     }
 }

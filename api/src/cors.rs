@@ -19,7 +19,7 @@ pub struct Origin(HeaderValue);
 
 /// A text that is not an origin.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("not an origin (hint: `https://app.example.com`, without a path)")]
+#[error("not a list of origins")]
 pub struct InvalidOrigin;
 
 impl FromStr for Origin {

@@ -1,4 +1,4 @@
-//! `api` serves; `api openapi` prints the contract; `api admin` and `api key` are for operators.
+//! `api` serves; `api config` prints the settings, `api openapi` the contract; `api admin` and `api key` are for operators.
 
 use std::{
     io::{self, Write as _},
@@ -16,10 +16,11 @@ use api::{
 };
 use clap::{Parser, Subcommand};
 use shared::{
-    config::{Env, StoreConfig},
+    config::{self, Env, StoreConfig},
     reconciler,
+    settings::{self, Reader},
     store::Store,
-    telemetry,
+    telemetry::TelemetryConfig,
 };
 use tracing::{info, warn};
 
@@ -35,6 +36,8 @@ struct Arguments {
 enum Command {
     /// Serve the API (what is done without a command, too).
     Serve,
+    /// Print the settings as they are, secrets masked; fails where one cannot be used.
+    Config,
     /// Print the contract as YAML.
     Openapi,
     #[command(flatten)]
@@ -45,9 +48,16 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => {
             let env = Env::of_process();
+            let config = Config::from_env(&env)?;
             // It outlives the runtime: what that still ends is told, too.
-            let _telemetry = telemetry::init(&env, "claude-api")?;
-            runtime()?.block_on(serve(&env))
+            let _telemetry = config.telemetry.start("claude-api")?;
+            settings::warn_of_misspelt(&env);
+            runtime()?.block_on(serve(config))
+        }
+        Command::Config => {
+            let env = Env::of_process();
+            print(&settings::listing(&env, Reader::Api))?;
+            Ok(Config::from_env(&env).map(drop)?)
         }
         Command::Openapi => print(&openapi::yaml()),
         Command::Operate(task) => print(&runtime()?.block_on(operate(task))?),
@@ -63,15 +73,14 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 async fn operate(task: Task) -> anyhow::Result<String> {
-    let env = Env::of_process();
-    telemetry::init_logs(&env)?;
+    let (telemetry, config) = config::read(&Env::of_process(), |reading| (TelemetryConfig::read(reading), StoreConfig::read(reading)))?;
+    telemetry.start_logs();
     let shutdown = Shutdown::on_signals(Duration::ZERO)?;
-    let store = Store::open(&StoreConfig::from_env(&env)?, &shutdown.told).await?.context("told to stop")?;
+    let store = Store::open(&config, &shutdown.told).await?.context("told to stop")?;
     operator::perform(&store, task).await
 }
 
-async fn serve(env: &Env) -> anyhow::Result<()> {
-    let config = Config::from_env(env)?;
+async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(config.drain_delay)?;
 
     // The port first: that it is taken is the likeliest mistake, and seen at once.

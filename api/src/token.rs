@@ -23,7 +23,7 @@ const AUDIENCE: &str = "claude-api";
 const MIN_SECRET_BYTES: usize = 32;
 
 /// The secrets that sign: the first for new tokens, all of them for those that are shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Secrets(Vec<SecretString>);
 
 /// A secret that anybody could guess.
@@ -33,10 +33,10 @@ pub enum WeakSecret {
     #[error("empty")]
     Missing,
     /// One is too short to withstand guessing.
-    #[error("shorter than {MIN_SECRET_BYTES} bytes (hint: `openssl rand -hex 32` makes a good one)")]
+    #[error("shorter than {MIN_SECRET_BYTES} bytes")]
     Short,
     /// One stands in somebody's documentation, or might as well.
-    #[error("an example, or hardly varies (hint: `openssl rand -hex 32` makes a good one)")]
+    #[error("an example, or hardly varying")]
     Example,
 }
 

@@ -29,6 +29,7 @@ pub mod principal;
 pub mod reconciler;
 pub mod session;
 pub mod sessions;
+pub mod settings;
 pub mod stats;
 pub mod store;
 pub mod telemetry;

@@ -23,8 +23,10 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{ConfigError, Env},
-    trace::Collection,
+    Result,
+    config::Reading,
+    settings,
+    trace::{Collection, Wish},
 };
 
 /// What is told of this process while this lives. Dropping it sends the last spans, so it is to outlive all that
@@ -34,24 +36,47 @@ pub struct Telemetry {
     _spans: Option<Collection>,
 }
 
-/// Start logging, and collecting the spans of `service` where a collector is named. Call once.
-pub fn init(env: &Env, service: &'static str) -> Result<Telemetry, ConfigError> {
-    init_logs(env)?;
-    Ok(Telemetry { _spans: Collection::begin(env, service)? })
+/// What is told, and how.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// A `tracing` filter: `LOG_LEVEL`.
+    level: String,
+    /// `LOG_FORMAT`.
+    format: Format,
+    spans: Option<Wish>,
 }
 
-/// Start logging as `LOG_LEVEL` (default `info`; a `tracing` filter such as `info,worker=debug`) and
-/// `LOG_FORMAT` (`text` or `json`) say. Call once.
-pub fn init_logs(env: &Env) -> Result<(), ConfigError> {
-    let filter = EnvFilter::try_new(env.text("LOG_LEVEL").unwrap_or("info")).map_err(|error| ConfigError::invalid("LOG_LEVEL", error))?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let text = Layer::new().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
-    match env.text("LOG_FORMAT").unwrap_or("text") {
-        "text" => registry.with(text).init(),
-        "json" => registry.with(text.json().event_format(Flat)).init(),
-        _ => return Err(ConfigError::invalid("LOG_FORMAT", "neither `text` nor `json`")),
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl TelemetryConfig {
+    /// Read it.
+    pub fn read(reading: &Reading<'_>) -> Self {
+        Self {
+            level: reading.one(&settings::LOG_LEVEL, |text| EnvFilter::try_new(text).map(|_| text.to_owned())),
+            format: reading.word(&settings::LOG_FORMAT, &[("text", Format::Text), ("json", Format::Json)]),
+            spans: Wish::read(reading),
+        }
     }
-    Ok(())
+
+    /// Start logging. Call once.
+    pub fn start_logs(&self) {
+        let registry = tracing_subscriber::registry().with(EnvFilter::new(&self.level));
+        let text = Layer::new().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
+        match self.format {
+            Format::Text => registry.with(text).init(),
+            Format::Json => registry.with(text.json().event_format(Flat)).init(),
+        }
+    }
+
+    /// Start logging, and collecting the spans of `service` where a collector is named. Call once.
+    pub fn start(&self, service: &'static str) -> Result<Telemetry> {
+        self.start_logs();
+        Ok(Telemetry { _spans: self.spans.map(|wish| Collection::begin(wish, service)).transpose()? })
+    }
 }
 
 /// A line of JSON that has all fields of an event and of the spans around it beside each other: whoever looks for a

@@ -12,10 +12,10 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, Key, KeyValue, Value,
+    Context, KeyValue, Value,
     trace::{SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
@@ -24,10 +24,7 @@ use opentelemetry_sdk::{
 };
 use uuid::Uuid;
 
-use crate::{
-    config::{ConfigError, Env},
-    trace_context::TraceContext,
-};
+use crate::{Error, Result, config::Reading, settings, trace_context::TraceContext};
 
 /// How often a collector that takes nothing is complained of.
 const COMPLAINT_PAUSE: Duration = Duration::from_mins(1);
@@ -105,26 +102,18 @@ fn outside(parent: Option<&TraceContext>) -> Context {
 pub(crate) struct Collection(SdkTracerProvider);
 
 impl Collection {
-    /// Begin it where the standard's variables name a collector: spans of `service`, which they may call otherwise.
-    pub(crate) fn begin(env: &Env, service: &'static str) -> Result<Option<Self>, ConfigError> {
-        let is_named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].iter().any(|name| env.text(name).is_some());
-        let is_disabled = env.text("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"));
-        if !is_named || is_disabled || env.text("OTEL_TRACES_EXPORTER") == Some("none") {
-            return Ok(None);
-        }
-        check(env)?;
+    /// Begin it, for spans of `service`, which the variables may call otherwise.
+    pub(crate) fn begin(wish: Wish, service: &'static str) -> Result<Self> {
         // For an `https` collector. An error says that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let way = SpanExporter::builder()
-            .with_http()
-            .build()
-            .map_err(|error| ConfigError::invalid("OTEL_EXPORTER_OTLP_ENDPOINT", format_args!("not usable: {error}")))?;
+        let failed = |error: ExporterBuildError| Error::Internal { what: "could not begin to collect spans", source: error.into() };
+        let way = SpanExporter::builder().with_http().build().map_err(failed)?;
         let exporter = Exporter { way, complained: Mutex::default(), lost: AtomicUsize::default() };
         // What else the standard says (sampler, limits, batches, headers, timeouts) the SDK reads for itself.
-        let provider = SdkTracerProvider::builder().with_resource(resource(service)).with_batch_exporter(exporter).build();
+        let provider = SdkTracerProvider::builder().with_resource(resource(wish, service)).with_batch_exporter(exporter).build();
         // Once in a process: whoever begins a second one gets nothing of it.
         let _ = TRACER.set(provider.tracer("claude-api"));
-        Ok(Some(Self(provider)))
+        Ok(Self(provider))
     }
 }
 
@@ -136,41 +125,52 @@ impl Drop for Collection {
     }
 }
 
-/// Refuse what the SDK would pass over without a word.
-fn check(env: &Env) -> Result<(), ConfigError> {
-    for name in ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] {
-        if env.text(name).is_some_and(|protocol| protocol != "http/protobuf") {
-            return Err(ConfigError::invalid(
-                name,
-                "not `http/protobuf`, the only one that is spoken here (hint: collectors listen for it on port 4318)",
-            ));
-        }
+/// That spans are to be collected, as the standard's variables say. The SDK reads them for itself; here it is looked
+/// whether they can be meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    is_named: bool,
+}
+
+impl Wish {
+    pub(crate) fn read(reading: &Reading<'_>) -> Option<Self> {
+        let endpoints = [&settings::OTEL_EXPORTER_OTLP_ENDPOINT, &settings::OTEL_EXPORTER_OTLP_TRACES_ENDPOINT];
+        let has_endpoint = endpoints.map(|endpoint| reading.maybe(endpoint, address)).iter().any(Option::is_some);
+        reading.maybe(&settings::OTEL_EXPORTER_OTLP_HEADERS, pairs);
+        reading.word(&settings::OTEL_EXPORTER_OTLP_PROTOCOL, &[("http/protobuf", ())]);
+        let attributes = reading.maybe(&settings::OTEL_RESOURCE_ATTRIBUTES, |text| pairs(text).map(|()| text.to_owned()));
+        let is_named = reading.text(&settings::OTEL_SERVICE_NAME).is_some()
+            || attributes.is_some_and(|text| text.split(',').any(|pair| pair.trim().starts_with("service.name=")));
+        reading.word(&settings::OTEL_TRACES_SAMPLER, &SAMPLERS.map(|sampler| (sampler, ())));
+        reading.within(&settings::OTEL_TRACES_SAMPLER_ARG, 0.0..=1.0);
+        let is_disabled = reading.word(&settings::OTEL_SDK_DISABLED, &[("false", false), ("true", true)]);
+        let is_wanted = reading.word(&settings::OTEL_TRACES_EXPORTER, &[("otlp", true), ("none", false)]);
+        (has_endpoint && is_wanted && !is_disabled).then_some(Self { is_named })
     }
-    let is_ratio = match env.text("OTEL_TRACES_SAMPLER") {
-        None | Some("always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off") => false,
-        Some("traceidratio" | "parentbased_traceidratio") => true,
-        Some(_) => {
-            return Err(ConfigError::invalid("OTEL_TRACES_SAMPLER", "not a sampler that is known here (hint: `parentbased_traceidratio`)"));
-        }
-    };
-    let ratio: f64 = env.parsed("OTEL_TRACES_SAMPLER_ARG", 1.0)?;
-    if is_ratio && !(0.0..=1.0).contains(&ratio) {
-        return Err(ConfigError::invalid("OTEL_TRACES_SAMPLER_ARG", "not between 0 and 1"));
-    }
-    Ok(())
+}
+
+/// What the SDK knows. It would take another for the first of them without a word.
+const SAMPLERS: [&str; 6] =
+    ["parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio", "always_on", "always_off", "traceidratio"];
+
+fn address(text: &str) -> Result<(), &'static str> {
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    if host.is_some_and(|host| !host.is_empty()) { Ok(()) } else { Err("not an `http://` or `https://` address") }
+}
+
+fn pairs(text: &str) -> Result<(), &'static str> {
+    let are_pairs = text.split(',').all(|pair| pair.split_once('=').is_some_and(|(name, _)| !name.trim().is_empty()));
+    if are_pairs { Ok(()) } else { Err("not a list of pairs") }
 }
 
 /// What all spans of this process have in common. What the variables say of it wins.
-fn resource(service: &'static str) -> Resource {
-    const SERVICE_NAME: Key = Key::from_static_str("service.name");
-    let named = SdkProvidedResourceDetector.detect().get(&SERVICE_NAME);
-    let is_named = named.is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+fn resource(wish: Wish, service: &'static str) -> Resource {
     let own =
         [KeyValue::new("service.version", env!("CARGO_PKG_VERSION")), KeyValue::new("service.instance.id", Uuid::new_v4().to_string())];
     let detectors: [Box<dyn ResourceDetector>; 3] =
-        [Box::new(SdkProvidedResourceDetector), Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())];
+        [Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new()), Box::new(SdkProvidedResourceDetector)];
     let resource = Resource::builder_empty().with_attributes(own).with_detectors(&detectors);
-    if is_named { resource.build() } else { resource.with_service_name(service).build() }
+    if wish.is_named { resource.build() } else { resource.with_service_name(service).build() }
 }
 
 /// Sends spans, and says so when they are not taken.
@@ -212,6 +212,7 @@ impl Export for Exporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Env};
 
     #[test]
     fn without_a_collector_there_are_no_spans() {
@@ -221,30 +222,50 @@ mod tests {
         assert!(span.context().is_none() && span.part("y").context().is_none());
     }
 
+    fn wish<const N: usize>(variables: [(&str, &str); N]) -> std::result::Result<Option<Wish>, String> {
+        config::read(&Env::of(variables), Wish::read).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn nothing_is_collected_unless_a_collector_is_named_and_wanted() {
         const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
-        for env in [
-            Env::of([("OTEL_SERVICE_NAME", "x")]),
-            Env::of([ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")]),
-            Env::of([ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")]),
+
+        assert!(wish([ENDPOINT]).expect("usable").is_some());
+        for variables in [
+            [("OTEL_SERVICE_NAME", "x"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
+            [ENDPOINT, ("OTEL_SDK_DISABLED", "true")],
+            [ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")],
         ] {
-            assert!(Collection::begin(&env, "x").expect("usable").is_none(), "{env:?}");
+            assert!(wish(variables).expect("usable").is_none(), "{variables:?}");
         }
     }
 
     #[test]
     fn what_the_sdk_would_pass_over_is_refused_by_name() {
         for (name, wrong) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://x"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=1,hunter2"),
             ("OTEL_TRACES_SAMPLER", "sometimes"),
             ("OTEL_TRACES_SAMPLER_ARG", "half"),
             ("OTEL_TRACES_SAMPLER_ARG", "2"),
+            ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
         ] {
-            let sampler = ("OTEL_TRACES_SAMPLER", "traceidratio");
-            let error = check(&Env::of([sampler, (name, wrong)])).expect_err(wrong).to_string();
-            assert!(error.starts_with(&format!("`{name}` is ")), "{error}");
+            let error = wish([(name, wrong)]).expect_err(wrong);
+            assert!(error.contains(&format!("`{name}` is ")) && !error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_service_has_its_name_by_either_variable() {
+        let is_named = |name, value| {
+            let wish = wish([("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x"), (name, value)]).expect("usable");
+            wish.expect("an endpoint").is_named
+        };
+
+        assert!(is_named("OTEL_SERVICE_NAME", "x") && is_named("OTEL_RESOURCE_ATTRIBUTES", "a=1, service.name=x"));
+        assert!(!is_named("OTEL_RESOURCE_ATTRIBUTES", "a=1"));
     }
 }

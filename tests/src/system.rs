@@ -238,6 +238,25 @@ impl System {
     }
 }
 
+/// What a program did that ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it printed.
+    pub printed: String,
+    /// What it logged.
+    pub log: String,
+    /// Whether it was a success.
+    pub is_success: bool,
+}
+
+/// Run a binary of this workspace with `words` and these settings alone, to its end.
+pub async fn run_alone(name: &str, words: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Ended> {
+    let mut command = Command::new(built(name)?);
+    command.args(words).env_clear().envs(settings.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.with_context(|| format!("`{name}` did not end"))??;
+    Ok(Ended { printed: String::from_utf8(output.stdout)?, log: String::from_utf8(output.stderr)?, is_success: output.status.success() })
+}
+
 /// A binary of this workspace, of the same build as the running test.
 pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;

@@ -29,6 +29,7 @@ mod schema;
 mod schemathesis;
 mod secrets;
 mod sessions;
+mod settings;
 mod sockets;
 mod spending;
 mod stalled;

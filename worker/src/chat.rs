@@ -204,7 +204,7 @@ impl<'a> Attempt<'a> {
             lease,
             told,
             stage,
-            mcp: workshop.mcp.bridge(&permits.mcp),
+            mcp: workshop.config.mcp.bridge(&permits.mcp),
             permits,
             process,
             parser: Parser::new(),

@@ -1,18 +1,20 @@
 //! The worker's settings.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use secrecy::SecretString;
 use shared::{
-    config::{ConfigError, Env, StoreConfig},
+    config::{self, ConfigError, Env, Reading, StoreConfig},
     metrics::MetricsAccess,
+    settings,
+    telemetry::TelemetryConfig,
     workers::host,
 };
 
-use crate::claude::upstream::Credential;
+use crate::{
+    claude::upstream::{self, Credential},
+    mcp::Servers,
+};
 
 /// What the environment says.
 #[derive(Clone, Debug)]
@@ -37,8 +39,8 @@ pub struct Config {
     pub search_path: String,
     /// What a job may use that does not say.
     pub default_tools: Vec<String>,
-    /// Where the MCP servers are named that jobs may use.
-    pub mcp_servers_file: Option<PathBuf>,
+    /// The MCP servers that jobs may use.
+    pub mcp: Servers,
     /// Whether tools may run where no sandbox works.
     pub unsandboxed_tools: bool,
     /// The model's API.
@@ -49,36 +51,40 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// Who may read the metrics there.
     pub metrics: MetricsAccess,
+    /// What is told of this process.
+    pub telemetry: TelemetryConfig,
 }
 
 /// The longest path of the jobs' folder: a unix socket's path, a few names deeper, holds 107 bytes.
 const LONGEST_JOBS_DIR: usize = 75;
 
 impl Config {
-    /// Read the settings, or say which one is wrong.
+    /// Read the settings, or say which ones are wrong. `search_path` is where programs are looked up.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let slots = env.parsed("MAX_WORKERS", 5)?;
-        if !(1..=1024).contains(&slots) {
-            return Err(ConfigError::invalid("MAX_WORKERS", "not between 1 and 1024"));
+        let search_path = env.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin");
+        config::read(env, |reading| Self::read(reading, search_path))
+    }
+
+    fn read(reading: &Reading<'_>, search_path: &str) -> Self {
+        Self {
+            store: StoreConfig::read(reading),
+            name: reading.text(&settings::WORKER_NAME).map_or_else(host, str::to_owned),
+            slots: reading.within(&settings::MAX_WORKERS, 1..=1024),
+            timeout: reading.duration(&settings::WORKER_TIMEOUT),
+            idle_timeout: reading.duration(&settings::IDLE_TIMEOUT),
+            drain_timeout: reading.duration(&settings::DRAIN_TIMEOUT),
+            jobs_dir: jobs_dir(reading),
+            claude_bin: reading.text(&settings::CLAUDE_BIN).unwrap_or("claude").into(),
+            search_path: search_path.to_owned(),
+            default_tools: reading.maybe(&settings::DEFAULT_TOOLS, tools).unwrap_or_default(),
+            mcp: reading.maybe(&settings::MCP_SERVERS_FILE, mcp).unwrap_or_default(),
+            unsandboxed_tools: reading.switch(&settings::UNSANDBOXED_TOOLS),
+            upstream_url: upstream_url(reading),
+            credential: credential(reading),
+            http: http(reading),
+            metrics: MetricsAccess::read(reading),
+            telemetry: TelemetryConfig::read(reading),
         }
-        Ok(Self {
-            store: StoreConfig::from_env(env)?,
-            name: env.text("WORKER_NAME").map_or_else(host, str::to_owned),
-            slots,
-            timeout: env.duration("WORKER_TIMEOUT", Duration::from_mins(10))?,
-            idle_timeout: env.duration("IDLE_TIMEOUT", Duration::from_mins(5))?,
-            drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(30))?,
-            jobs_dir: jobs_dir(env)?,
-            claude_bin: env.text("CLAUDE_BIN").unwrap_or("claude").into(),
-            search_path: env.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
-            default_tools: tools(env)?,
-            mcp_servers_file: env.text("MCP_SERVERS_FILE").map(PathBuf::from),
-            unsandboxed_tools: env.switch("UNSANDBOXED_TOOLS")?,
-            upstream_url: env.text("ANTHROPIC_BASE_URL").unwrap_or("https://api.anthropic.com").to_owned(),
-            credential: credential(env)?,
-            http: http(env)?,
-            metrics: MetricsAccess::from_env(env)?,
-        })
     }
 
     /// Settings that are not wrong and cannot do what they are there for, a sentence each.
@@ -121,46 +127,64 @@ pub fn find_program(program: &std::path::Path, search_path: &str) -> PathBuf {
     found.unwrap_or_else(|| program.to_owned())
 }
 
-fn jobs_dir(env: &Env) -> Result<PathBuf, ConfigError> {
-    let named = env.text("JOBS_DIR").map_or_else(|| std::env::temp_dir().join("claude-jobs"), PathBuf::from);
-    let absolute = std::path::absolute(named).map_err(|error| ConfigError::invalid("JOBS_DIR", error))?;
-    if absolute.as_os_str().len() > LONGEST_JOBS_DIR {
-        let problem = format!("longer than {LONGEST_JOBS_DIR} bytes, and the path of a unix socket in it would be too long");
-        return Err(ConfigError::invalid("JOBS_DIR", problem));
-    }
-    Ok(absolute)
+fn jobs_dir(reading: &Reading<'_>) -> PathBuf {
+    let absolute = |path: &str| {
+        let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
+        if absolute.as_os_str().len() > LONGEST_JOBS_DIR {
+            return Err(format!("longer than {LONGEST_JOBS_DIR} bytes, and the path of a unix socket in it would be too long"));
+        }
+        Ok(absolute)
+    };
+    reading.maybe(&settings::JOBS_DIR, absolute).unwrap_or_else(|| {
+        let path = std::env::temp_dir().join("claude-jobs");
+        if path.as_os_str().len() > LONGEST_JOBS_DIR {
+            reading.complain(&settings::JOBS_DIR, "not set, and the system's temporary folder has too long a name");
+        }
+        path
+    })
 }
 
-fn tools(env: &Env) -> Result<Vec<String>, ConfigError> {
-    let names: Vec<String> = env
-        .text("DEFAULT_TOOLS")
-        .unwrap_or_default()
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect();
+fn tools(list: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     match names.iter().find(|name| !shared::job::may_be_offered(name)) {
-        Some(name) => Err(ConfigError::invalid("DEFAULT_TOOLS", format_args!("not a list of tools that jobs may use: `{name}`"))),
+        Some(name) => Err(format!("not a list of tools that jobs may use: `{name}`")),
         None => Ok(names),
     }
 }
 
-fn http(env: &Env) -> Result<Option<SocketAddr>, ConfigError> {
-    let host = env.parsed("WORKER_HTTP_HOST", IpAddr::from(Ipv4Addr::LOCALHOST))?;
-    let port = env.text("WORKER_HTTP_PORT").map(|_| env.parsed("WORKER_HTTP_PORT", 0)).transpose()?;
-    Ok(port.map(|port| SocketAddr::new(host, port)))
+fn mcp(path: &str) -> Result<Servers, String> {
+    Servers::load(path.as_ref()).map_err(|error| format!("a file that cannot be used: {:#}", anyhow::Error::from(error)))
 }
 
-fn credential(env: &Env) -> Result<Credential, ConfigError> {
-    let key = env.secret("ANTHROPIC_API_KEY").map(Credential::ApiKey);
-    let token = || env.secret("ANTHROPIC_AUTH_TOKEN").map(Credential::AuthToken);
-    let oauth = || env.secret("CLAUDE_CODE_OAUTH_TOKEN").map(Credential::OauthToken);
-    key.or_else(token).or_else(oauth).ok_or(ConfigError::Missing("ANTHROPIC_API_KEY"))
+fn http(reading: &Reading<'_>) -> Option<SocketAddr> {
+    let host = reading.parsed(&settings::WORKER_HTTP_HOST);
+    reading.maybe(&settings::WORKER_HTTP_PORT, config::parse).map(|port| SocketAddr::new(host, port))
+}
+
+fn upstream_url(reading: &Reading<'_>) -> String {
+    let url = reading.maybe(&settings::ANTHROPIC_BASE_URL, |url| upstream::check(url).map(|()| url.to_owned()));
+    url.unwrap_or_else(|| "https://api.anthropic.com".to_owned())
+}
+
+/// The first of the credentials that is there.
+fn credential(reading: &Reading<'_>) -> Credential {
+    let sendable = |setting| reading.maybe(setting, |text| upstream::check_credential(text).map(|()| SecretString::from(text)));
+    let key = sendable(&settings::ANTHROPIC_API_KEY).map(Credential::ApiKey);
+    let token = sendable(&settings::ANTHROPIC_AUTH_TOKEN).map(Credential::AuthToken);
+    let oauth = sendable(&settings::CLAUDE_CODE_OAUTH_TOKEN).map(Credential::OauthToken);
+    key.or(token).or(oauth).unwrap_or_else(|| {
+        if reading.are_right(&[&settings::ANTHROPIC_AUTH_TOKEN, &settings::CLAUDE_CODE_OAUTH_TOKEN]) {
+            // Unless it is there and something else is wrong with it, which was said first.
+            reading.complain(&settings::ANTHROPIC_API_KEY, "not set");
+        }
+        Credential::ApiKey(SecretString::default())
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
     use super::*;
 
     #[test]
@@ -169,6 +193,21 @@ mod tests {
 
         assert_eq!((config.slots, config.timeout, config.idle_timeout), (5, Duration::from_mins(10), Duration::from_mins(5)));
         assert!(config.default_tools.is_empty() && config.http.is_none());
+    }
+
+    #[test]
+    fn what_is_read_is_what_the_table_has() {
+        let asked = RefCell::default();
+        let read = |reading: &Reading<'_>| {
+            let config = Config::read(reading, "/bin");
+            asked.replace(reading.asked().into_iter().collect::<BTreeSet<_>>());
+            config
+        };
+
+        config::read(&Env::of([("ANTHROPIC_API_KEY", "sk")]), read).expect("valid");
+
+        let table = settings::ALL.iter().filter(|setting| setting.reader.is_of(settings::Reader::Worker)).map(|setting| setting.name);
+        assert_eq!(asked.into_inner(), table.collect());
     }
 
     #[test]
@@ -210,12 +249,16 @@ mod tests {
             ("DEFAULT_TOOLS", "a b"),
             ("JOBS_DIR", &long),
             ("WORKER_HTTP_PORT", "x"),
+            ("ANTHROPIC_BASE_URL", "https://u:hunter2@api"),
+            ("ANTHROPIC_API_KEY", "hunter2\n"),
+            ("MCP_SERVERS_FILE", "/nowhere/servers.json"),
         ] {
-            let error = Config::from_env(&Env::of([("ANTHROPIC_API_KEY", "sk"), (name, value)])).expect_err(name);
-            assert!(error.to_string().starts_with(&format!("`{name}` is")), "{error}");
+            let error = Config::from_env(&Env::of([("ANTHROPIC_AUTH_TOKEN", "sk"), (name, value)])).expect_err(name).to_string();
+            assert!(error.starts_with("1 setting ") && error.contains(&format!("  `{name}` is ")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
-        let error = Config::from_env(&Env::of([])).expect_err("no credential");
-        assert_eq!(error.to_string(), "`ANTHROPIC_API_KEY` is not set");
+        let error = Config::from_env(&Env::of([])).expect_err("no credential").to_string();
+        assert!(error.starts_with("1 setting cannot be used:\n  `ANTHROPIC_API_KEY` is not set (hint: "), "{error}");
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use shared::config::Env;
+    use shared::config::{self, Env};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -180,7 +180,7 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef";
 
     fn pages(env: &Env) -> Pages {
-        let access = MetricsAccess::from_env(env).expect("valid");
+        let access = config::read(env, MetricsAccess::read).expect("valid");
         Pages { metrics: Metrics::new(2), access, draining: CancellationToken::new() }
     }
 

@@ -1,11 +1,20 @@
-//! `worker` runs jobs; `worker supervise` and `worker tether` are the small parents it starts around
+//! `worker` runs jobs; `worker config` prints its settings; `worker supervise` and `worker tether` are the small parents it starts around
 //! each CLI process.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use shared::{config::Env, reconciler, store::Store, telemetry, tools::Tools};
+use shared::{
+    config::Env,
+    reconciler,
+    settings::{self, Reader},
+    store::Store,
+    tools::Tools,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::{
@@ -13,14 +22,13 @@ use worker::{
     config::{Config, find_program},
     http::{self, Pages},
     job_dir::JobsRoot,
-    mcp::Servers,
     metrics::Metrics,
     runner::{self, Shutdown},
     supervise::{Supervise, Tether},
     workshop::Workshop,
 };
 
-/// Runs chat jobs with the Claude CLI. Its settings are environment variables (see `.env.example`).
+/// Runs chat jobs with the Claude CLI. Its settings are environment variables (see `worker config`).
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -30,6 +38,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print the settings as they are, secrets masked; fails where one cannot be used.
+    Config,
     /// Run a program and end all of it when the worker is gone (the worker calls this itself).
     #[command(hide = true)]
     Supervise(Supervise),
@@ -38,30 +48,39 @@ enum Command {
     Tether(Tether),
 }
 
-fn main() -> ExitCode {
-    // These two are the parents of programs: no thread, no runtime and no log may start before them.
+fn main() -> anyhow::Result<ExitCode> {
+    // The first two are the parents of programs: no thread, no runtime and no log may start before them.
     match Arguments::parse().command {
-        Some(Command::Supervise(supervise)) => supervise.run(),
-        Some(Command::Tether(tether)) => tether.run(),
-        None => match work() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Some(Command::Supervise(supervise)) => Ok(supervise.run()),
+        Some(Command::Tether(tether)) => Ok(tether.run()),
+        Some(Command::Config) => print_config(),
+        None => start(),
     }
 }
 
-fn work() -> anyhow::Result<()> {
+fn print_config() -> anyhow::Result<ExitCode> {
     let env = Env::of_process();
-    // It outlives the runtime: what that still ends is told, too.
-    let _telemetry = telemetry::init(&env, "claude-worker")?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(try_work(&env))
+    io::stdout().write_all(settings::listing(&env, Reader::Worker).as_bytes()).context("could not print the settings")?;
+    Config::from_env(&env)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn try_work(env: &Env) -> anyhow::Result<()> {
-    let config = Config::from_env(env)?;
+fn start() -> anyhow::Result<ExitCode> {
+    let env = Env::of_process();
+    let config = Config::from_env(&env)?;
+    // It outlives the runtime: what that still ends is told, too.
+    let _telemetry = config.telemetry.start("claude-worker")?;
+    settings::warn_of_misspelt(&env);
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work(config)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn work(config: Config) -> anyhow::Result<()> {
     for contradiction in config.contradictions() {
         tracing::warn!("{contradiction}");
     }
@@ -106,10 +125,6 @@ async fn work_with(config: Config, metrics: Metrics, shutdown: &Shutdown) -> any
 
 async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Result<Workshop> {
     let jobs = JobsRoot::create(&config.jobs_dir).with_context(|| format!("could not use `JOBS_DIR` ({})", config.jobs_dir.display()))?;
-    let mcp = match &config.mcp_servers_file {
-        Some(path) => Servers::load(path).context("could not use `MCP_SERVERS_FILE`")?,
-        None => Servers::default(),
-    };
     let upstream = Upstream::new(&config.upstream_url, &config.credential)?;
     let bwrap = find_program("bwrap".as_ref(), &config.search_path);
     let sandbox = match Sandbox::probe(&bwrap, &jobs.path().join("sandbox"), Launch::SUPERVISOR.as_ref()).await {
@@ -123,11 +138,11 @@ async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Re
             None
         }
     };
-    Ok(Workshop { config, jobs, upstream, sandbox, tools: Tools::new(store), mcp, metrics })
+    Ok(Workshop { config, jobs, upstream, sandbox, tools: Tools::new(store), metrics })
 }
 
 /// The first SIGTERM or SIGINT asks to drain, the second to end now.
-fn shutdown_on_signals() -> std::io::Result<Shutdown> {
+fn shutdown_on_signals() -> io::Result<Shutdown> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = Shutdown::default();

@@ -59,7 +59,7 @@ pub async fn run(store: &Store, workshop: Workshop, shutdown: &Shutdown) -> shar
         name: workshop.config.name.clone(),
         host: host(),
         slots,
-        mcp_servers: workshop.mcp.names(),
+        mcp_servers: workshop.config.mcp.names(),
         lock_file: Some(workshop.jobs.lock_file()),
     };
     let mut pause = Duration::from_millis(250);

@@ -41,7 +41,7 @@ pub fn mcp_of_job(workshop: &Workshop, spec: &ChatSpec, session: Option<&Session
         let is_of_session = of_session.is_none_or(|servers| servers.contains(server));
         let allowed = allowed_of_mcp_server(spec.allowed_tools.as_deref(), server).filter(|_| is_of_session);
         match allowed {
-            Some(tools) if workshop.mcp.includes(server) => grants.push(Grant { server: server.clone(), tools }),
+            Some(tools) if workshop.config.mcp.includes(server) => grants.push(Grant { server: server.clone(), tools }),
             // Of what it was only offered, a job has what there is.
             Some(_) | None if !is_named => {}
             Some(_) => return Err(Outcome::Failed(Failure::of_unknown_server(server).error)),

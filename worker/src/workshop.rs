@@ -14,7 +14,6 @@ use crate::{
     },
     config::Config,
     job_dir::{JobDir, JobsRoot},
-    mcp::Servers,
     metrics::Metrics,
 };
 
@@ -35,8 +34,6 @@ pub struct Workshop {
     pub sandbox: Option<Sandbox>,
     /// Which tools jobs may use.
     pub tools: Tools,
-    /// The MCP servers that jobs may name.
-    pub mcp: Servers,
     /// What this worker measures.
     pub metrics: Metrics,
 }

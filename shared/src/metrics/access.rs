@@ -6,7 +6,10 @@ use std::{fmt, net::IpAddr};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::config::{ConfigError, Env, ExposeSecret as _};
+use crate::{
+    config::{ExposeSecret as _, Reading},
+    settings,
+};
 
 /// Whether a header of this name, in small letters, says that somebody stands between us and the client.
 pub fn is_of_a_proxy(header: &str) -> bool {
@@ -54,16 +57,17 @@ pub enum Verdict {
 
 impl MetricsAccess {
     /// Read `METRICS_TOKEN` and `METRICS_PUBLIC`.
-    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let is_public = env.switch("METRICS_PUBLIC")?;
-        match env.secret("METRICS_TOKEN") {
-            Some(token) if token.expose_secret().len() < MIN_TOKEN_LENGTH => {
-                let problem = format!("shorter than {MIN_TOKEN_LENGTH} characters (hint: `openssl rand -hex 32` makes a good one)");
-                Err(ConfigError::invalid("METRICS_TOKEN", problem))
+    pub fn read(reading: &Reading<'_>) -> Self {
+        let is_public = reading.switch(&settings::METRICS_PUBLIC);
+        match reading.secret(&settings::METRICS_TOKEN) {
+            Some(token) => {
+                if token.expose_secret().len() < MIN_TOKEN_LENGTH {
+                    reading.complain(&settings::METRICS_TOKEN, format_args!("shorter than {MIN_TOKEN_LENGTH} characters"));
+                }
+                Self::Token(Sha256::digest(token.expose_secret()).into())
             }
-            Some(token) => Ok(Self::Token(Sha256::digest(token.expose_secret()).into())),
-            None if is_public => Ok(Self::Public),
-            None => Ok(Self::Local),
+            None if is_public => Self::Public,
+            None => Self::Local,
         }
     }
 
@@ -103,11 +107,12 @@ impl fmt::Debug for MetricsAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Env};
 
     const TOKEN: &str = "0123456789abcdef";
 
     fn access(variables: [(&str, &str); 2]) -> MetricsAccess {
-        MetricsAccess::from_env(&Env::of(variables)).expect("valid")
+        config::read(&Env::of(variables), MetricsAccess::read).expect("valid")
     }
 
     fn caller(peer: &str, is_forwarded: bool, authorization: Option<&'static str>) -> Caller<'static> {
@@ -151,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_token_that_guards_nothing_is_refused_and_none_is_printed() {
-        let error = MetricsAccess::from_env(&Env::of([("METRICS_TOKEN", "hunter2")])).expect_err("short").to_string();
+        let error = config::read(&Env::of([("METRICS_TOKEN", "hunter2")]), MetricsAccess::read).expect_err("short").to_string();
 
-        assert!(error.starts_with("`METRICS_TOKEN` is") && !error.contains("hunter2"), "{error}");
+        assert!(error.contains("`METRICS_TOKEN` is shorter") && !error.contains("hunter2"), "{error}");
         assert_eq!(format!("{:?}", access([("METRICS_TOKEN", TOKEN), ("METRICS_PUBLIC", "")])), "Token(…)");
     }
 }

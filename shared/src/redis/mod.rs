@@ -62,6 +62,11 @@ pub fn builder(url: &str, purpose: Purpose) -> Result<Builder, RedisError> {
     Ok(builder)
 }
 
+/// Whether this is where a Redis can be.
+pub fn is_address(url: &str) -> bool {
+    Config::from_url(url).is_ok()
+}
+
 /// Connect a client, or say why not at once.
 pub async fn connect(url: &str, purpose: Purpose) -> Result<Client, RedisError> {
     let mut builder = builder(url, purpose)?;

@@ -35,7 +35,7 @@ const MEMORY: usize = 256 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_clients_send_the_server_lives_and_others_are_served() -> anyhow::Result<()> {
-    let seed = Env::of_process().parsed("SOCKET_SEED", 20_261_125_u64)?;
+    let seed = Env::of_process().text("SOCKET_SEED").map_or(Ok(20_261_125), str::parse::<u64>)?;
     let system = System::start(Kind::Sqlite, Cli::Fake).await?;
     let (api, _worker) = (system.api().await?, system.worker().await?);
     let jobs = Arc::new(Mutex::new(vec![api.client.say("say:hello").await?]));

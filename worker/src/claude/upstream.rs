@@ -50,10 +50,10 @@ pub enum Credential {
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// The address cannot be used.
-    #[error("API address is {0}")]
+    #[error("{0}")]
     Address(&'static str),
     /// The credential has characters no header may have.
-    #[error("API credential is not a header value (hint: a line end at its end?)")]
+    #[error("not a header value")]
     Credential,
     /// The client could not be set up.
     #[error("could not set up the API's client")]
@@ -138,7 +138,13 @@ pub(super) fn remove_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn check(base: &str) -> Result<(), UpstreamError> {
+/// Whether a credential can be sent.
+pub fn check_credential(secret: &str) -> Result<(), UpstreamError> {
+    HeaderValue::try_from(secret).map(drop).map_err(|_| UpstreamError::Credential)
+}
+
+/// Whether the API can be at `base`.
+pub fn check(base: &str) -> Result<(), UpstreamError> {
     let url = Url::parse(base).map_err(|_| UpstreamError::Address("not a URL"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(UpstreamError::Address("neither `http://` nor `https://`"));
