@@ -56,7 +56,7 @@ impl TelemetryConfig {
     /// Read it.
     pub fn read(reading: &Reading<'_>) -> Self {
         Self {
-            level: reading.one(&settings::LOG_LEVEL, |text| EnvFilter::try_new(text).map(|_| text.to_owned())),
+            level: reading.one(&settings::LOG_LEVEL, |text| EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| "not a filter")),
             format: reading.word(&settings::LOG_FORMAT, &[("text", Format::Text), ("json", Format::Json)]),
             spans: Wish::read(reading),
         }

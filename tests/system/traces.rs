@@ -10,6 +10,7 @@ use tests::{
     collector::{Collector, Manner, Span},
     on_both_databases,
     servers::Kind,
+    socket::Socket,
     system::{Api, Cli, Running, System},
 };
 
@@ -95,6 +96,34 @@ async fn a_request_that_belongs_to_no_trace_begins_one() -> anyhow::Result<()> {
     // Their ids are in no name, and nobody is told of who asks after the health.
     assert!(spans.iter().any(|span| span.name == "GET /api/jobs/{id}"));
     assert!(spans.iter().all(|span| !span.name.contains("job_") && !span.name.contains("health")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_job_of_a_socket_is_a_trace_of_its_own() -> anyhow::Result<()> {
+    let collector = Collector::start(Manner::Polite).await?;
+    let system = system(Kind::Sqlite, Cli::Fake, &collector).await?;
+    let (mut api, mut worker) = (system.api().await?, system.worker().await?);
+    let mut socket = Socket::connect(api.client.base(), &[("x-api-key", &api.key), ("traceparent", TRACEPARENT)]).await?;
+
+    for _ in 0..2 {
+        let accepted = socket.done(json!({"type": "chat", "message": "say:hi"})).await?;
+        api.client.ended(accepted["job"]["id"].as_str().expect("an id")).await?;
+    }
+    socket.leave().await?;
+    let said = api.process.said("Accepted job").await?;
+    let spans = stop(&mut api, &mut worker, &collector).await?;
+
+    let asked: Vec<&Span> = spans.iter().filter(|span| span.name == "chat /api/ws").collect();
+    assert_eq!(asked.len(), 2);
+    for asked in &asked {
+        assert_eq!((asked.kind, asked.parent.as_str()), (SERVER, ""));
+        assert_eq!(spans.iter().filter(|span| span.name == "attempt" && span.parent == asked.id).count(), 1);
+    }
+    assert_ne!(asked[0].trace_id, asked[1].trace_id);
+    assert!(asked.iter().any(|asked| said.contains(&asked.trace_id)), "{said}");
+    // The request that opened the socket is of the trace it came from.
+    assert_eq!(only(&spans, "GET /api/ws").trace_id, TRACE);
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use poem_openapi::types::ToJSON as _;
 use serde_json::{Map, Value, json};
-use shared::{event::EventId, id::JobId, principal::Principal, trace::Span};
+use shared::{event::EventId, id::JobId, principal::Principal, trace::Span, trace_context::TraceContext};
+use tracing::{Instrument as _, info_span};
 
 use crate::{
     app::App,
@@ -82,7 +83,9 @@ impl Desk {
                 let streams = body.stream;
                 // A socket lives for hours: each job is a trace of its own.
                 let told = Span::server(|| "chat /api/ws".to_owned(), None);
-                let submitted = chat::submit(&self.app, &auth, body, key, told.context()).await?;
+                let trace = told.context();
+                let span = info_span!("message", trace_id = trace.as_ref().map(TraceContext::trace_id));
+                let submitted = chat::submit(&self.app, &auth, body, key, trace).instrument(span).await?;
                 drop(told);
                 let watch = if streams { Watch::open(&self.app.feeds, &submitted.job, None).await? } else { None };
                 let job = Job::shown(&self.app, &submitted.job).await.to_json();
