@@ -289,8 +289,8 @@ impl Workers {
         let mut workers = table::list(self.store.db(), dead_for_ms, before, limit).await?;
         let living: Vec<&mut Worker> = workers.iter_mut().filter(|worker| worker.state != WorkerState::Dead).collect();
         let ids: Vec<WorkerId> = living.iter().map(|worker| worker.id).collect();
-        // Without Redis the record is still worth looking at.
-        let asked = tokio::time::timeout(STATUS, status::told(self.store.redis(), &ids)).await;
+        // Without Redis the record is still worth looking at. Boxed: a driver's future is large.
+        let asked = tokio::time::timeout(STATUS, Box::pin(status::told(self.store.redis(), &ids))).await;
         for (worker, told) in living.into_iter().zip(asked.ok().and_then(Result::ok).unwrap_or_default()) {
             worker.cli_processes = told;
         }
