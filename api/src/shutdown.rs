@@ -2,10 +2,8 @@
 
 use std::{io, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use shared::stop_signals::StopSignals;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -23,7 +21,7 @@ pub struct Shutdown {
 impl Shutdown {
     /// Stop `delay` after the first SIGTERM or SIGINT, and at once with the second.
     pub fn on_signals(delay: Duration) -> io::Result<Self> {
-        let mut signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+        let mut signals = StopSignals::listen()?;
         let shutdown = Self::default();
         let Self { told, draining, now } = shutdown.clone();
         // Ends with the runtime.
@@ -39,19 +37,5 @@ impl Shutdown {
             now.cancel();
         });
         Ok(shutdown)
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

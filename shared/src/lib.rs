@@ -31,6 +31,7 @@ pub mod session;
 pub mod sessions;
 pub mod settings;
 pub mod stats;
+pub mod stop_signals;
 pub mod store;
 pub mod telemetry;
 pub mod time;

@@ -12,10 +12,10 @@ use shared::{
     config::Env,
     reconciler,
     settings::{self, Reader},
+    stop_signals::StopSignals,
     store::Store,
     tools::Tools,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::{
     claude::{process::Launch, sandbox::Sandbox, upstream::Upstream},
@@ -143,17 +143,13 @@ async fn workshop(config: Config, store: &Store, metrics: Metrics) -> anyhow::Re
 
 /// The first SIGTERM or SIGINT asks to drain, the second to end now.
 fn shutdown_on_signals() -> io::Result<Shutdown> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::listen()?;
     let shutdown = Shutdown::default();
     let told = shutdown.clone();
     // Ends with the runtime.
     tokio::spawn(async move {
         for token in [told.drain, told.now] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             token.cancel();
         }
     });
