@@ -89,6 +89,12 @@ testAsAdmin('a message is sent in the playground, its answer streams, and its jo
   const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
   await page.getByRole('link', { name: 'Jobs', exact: true }).first().click();
   await expect(page.getByRole('link', { name: `job_…${id.slice(-8)}` })).toBeVisible();
+
+  // What was said is there still.
+  await page.getByRole('link', { name: 'Playground' }).click();
+  await expect(turn.getByText('tick 11')).toBeVisible();
+  await page.getByRole('button', { name: 'Clear' }).click();
+  await expect(page.getByText('Say something')).toBeVisible();
 });
 
 testAsAdmin('a session of the playground knows what was said before', async ({ page }) => {

@@ -3,6 +3,7 @@ import { useDisclosure } from '@mantine/hooks';
 import { useEffect, useRef } from 'react';
 import { Link, Outlet, ScrollRestoration, useLocation } from 'react-router';
 
+import { ConversationKeeper } from '../playground/conversation';
 import { ColorSchemeSwitch } from './ColorSchemeSwitch';
 import { LiveState } from './LiveState';
 import { Navigation } from './Navigation';
@@ -59,7 +60,9 @@ export function Shell() {
         </AppShell.Navbar>
         <AppShell.Main id="main" ref={main} tabIndex={-1} className={classes.main}>
           <Box className={classes.content}>
-            <Outlet />
+            <ConversationKeeper>
+              <Outlet />
+            </ConversationKeeper>
           </Box>
         </AppShell.Main>
       </AppShell>

@@ -1,58 +1,21 @@
 import { Accordion, Autocomplete, Button, Group, MultiSelect, NumberInput, Select, Stack, Switch, Textarea, Title } from '@mantine/core';
 import { IconPlus } from '@tabler/icons-react';
 import { useMutation, useQuery } from '@tanstack/react-query';
-import { useState } from 'react';
 
 import { formatCount, shortId } from '../parts/format';
 import { tellProblem } from '../parts/notify';
-import { type ChatBody, createSession, ownSessionsQuery, ownToolsQuery } from './queries';
-
-export interface Settings {
-  model: string;
-  system: string;
-  sessionId: string | null;
-  /** Null: what the server gives who asks for nothing. */
-  tools: string[] | null;
-  effort: NonNullable<ChatBody['effort']> | null;
-  thinking: NonNullable<ChatBody['thinking']> | null;
-  maxTurns: number | '';
-  budget: number | '';
-}
-
-const DEFAULTS: Settings = {
-  model: '',
-  system: '',
-  sessionId: null,
-  tools: null,
-  effort: null,
-  thinking: null,
-  maxTurns: '',
-  budget: '',
-};
-
-export function useSettings() {
-  const [values, setValues] = useState(DEFAULTS);
-  const set = <Name extends keyof Settings>(name: Name, value: Settings[Name]) => setValues((values) => ({ ...values, [name]: value }));
-  return { values, set };
-}
-
-export function bodyOf({ model, system, sessionId, tools, effort, thinking, maxTurns, budget }: Settings): Omit<ChatBody, 'message'> {
-  return {
-    ...(model.trim() === '' ? {} : { model: model.trim() }),
-    ...(system.trim() === '' ? {} : { system_prompt: system }),
-    ...(sessionId === null ? {} : { session_id: sessionId }),
-    ...(tools === null ? {} : { tools }),
-    ...(effort === null ? {} : { effort }),
-    ...(thinking === null ? {} : { thinking }),
-    ...(maxTurns === '' ? {} : { max_turns: maxTurns }),
-    ...(budget === '' ? {} : { max_budget_usd: budget }),
-  };
-}
+import { createSession, ownSessionsQuery, ownToolsQuery } from './queries';
+import type { Settings } from './settings';
 
 /** The CLI's own names for the newest of each kind. */
 const ALIASES = ['opus', 'sonnet', 'haiku'];
 
-export function Options({ settings: { values, set } }: { settings: ReturnType<typeof useSettings> }) {
+interface OptionsProps {
+  values: Settings;
+  set: <Name extends keyof Settings>(name: Name, value: Settings[Name]) => void;
+}
+
+export function Options({ values, set }: OptionsProps) {
   const tools = useQuery(ownToolsQuery);
   return (
     <Stack>

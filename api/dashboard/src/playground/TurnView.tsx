@@ -16,7 +16,7 @@ import classes from './TurnView.module.css';
 interface TurnViewProps {
   message: string;
   jobId: string;
-  onEnd: (() => void) | undefined;
+  onEnd: () => void;
 }
 
 /** One message, and what the model makes of it. */
@@ -27,7 +27,7 @@ export function TurnView({ message, jobId, onEnd }: TurnViewProps) {
   const { ended, items } = transcript;
   const isOver = ended !== null || problem !== null;
   const told = useEffectEvent(() => {
-    onEnd?.();
+    onEnd();
     void queries.invalidateQueries({ queryKey: ['own-sessions'] });
   });
   useEffect(() => {
