@@ -1,5 +1,5 @@
 import { MantineProvider } from '@mantine/core';
-import { MutationCache, QueryClient, QueryClientProvider } from '@tanstack/react-query';
+import { MutationCache, QueryClient, QueryClientProvider, type QueryKey } from '@tanstack/react-query';
 import { setNonce } from 'get-nonce';
 import { RouterProvider } from 'react-router/dom';
 
@@ -21,9 +21,17 @@ const queries: QueryClient = new QueryClient({
   defaultOptions: {
     queries: { retry: (failures, error) => failures < 2 && mayPass(error), staleTime: 2_000 },
   },
-  // Whatever was changed: all that is shown asks anew, after whoever changed it left what is gone.
-  mutationCache: new MutationCache({ onSettled: () => queries.invalidateQueries() }),
+  // Whatever was changed: all that is shown asks anew, but for what is gone.
+  mutationCache: new MutationCache({
+    onSettled: (_data, _error, _variables, _result, { meta }) =>
+      queries.invalidateQueries({ predicate: ({ queryKey }) => !isWithin(queryKey, meta?.gone) }),
+  }),
 });
+
+/** A mutation says in its `meta` what it removed: a page that is left shows it for a moment yet. */
+function isWithin(key: QueryKey, gone: unknown): boolean {
+  return Array.isArray(gone) && gone.every((part, place) => key[place] === part);
+}
 
 export function App() {
   return (

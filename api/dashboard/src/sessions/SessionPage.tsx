@@ -1,6 +1,6 @@
 import { Button, Code, Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
 import { IconLock, IconTrash } from '@tabler/icons-react';
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router';
 
 import { LatestJobs } from '../jobs/LatestJobs';
@@ -114,14 +114,12 @@ function About({ session }: { session: UserSession }) {
 
 function Delete({ session }: { session: UserSession }) {
   const navigate = useNavigate();
-  const queries = useQueryClient();
   const remove = useMutation({
     mutationFn: () => deleteSession(session.id),
-    onSuccess: async () => {
+    meta: { gone: ['sessions', session.id] },
+    onSuccess: () => {
       tellSuccess('The session is deleted.');
-      // Nobody is to ask for what is gone: this page is left before anything is asked anew.
-      await navigate('/sessions', { flushSync: true });
-      queries.removeQueries({ queryKey: ['sessions', session.id] });
+      void navigate('/sessions');
     },
     onError: tellProblem,
   });

@@ -1,7 +1,7 @@
 import { Button, Divider, Group, Modal, Paper, PasswordInput, Stack, Text, Title } from '@mantine/core';
 import { useForm } from '@mantine/form';
 import { useDisclosure } from '@mantine/hooks';
-import { useMutation, useQueryClient } from '@tanstack/react-query';
+import { useMutation } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { useNavigate } from 'react-router';
 
@@ -133,14 +133,12 @@ function Disable({ user, isMe }: { user: UserDetails; isMe: boolean }) {
 
 function Delete({ user, isMe }: { user: UserDetails; isMe: boolean }) {
   const navigate = useNavigate();
-  const queries = useQueryClient();
   const remove = useMutation({
     mutationFn: () => answered(client.DELETE('/api/admin/users/{id}', { params: { path: { id: user.id } } })),
-    onSuccess: async () => {
+    meta: { gone: ['users', user.id] },
+    onSuccess: () => {
       tellSuccess(`${user.email} is deleted.`);
-      // Nobody is to ask for what is gone: this page is left before anything is asked anew.
-      await navigate('/users', { flushSync: true });
-      queries.removeQueries({ queryKey: ['users', user.id] });
+      void navigate('/users');
     },
     onError: tellProblem,
   });
