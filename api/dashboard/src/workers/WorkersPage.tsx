@@ -43,6 +43,7 @@ const COLUMNS: Column<Worker>[] = [
   { label: 'Host', cell: ({ host }) => host },
   { label: 'Version', isMinor: true, cell: ({ version }) => version },
   { label: 'Slots', cell: (worker) => <Slots worker={worker} /> },
+  { label: 'CLI processes', isMinor: true, cell: ({ cli_processes }) => cli_processes ?? '–' },
   { label: 'Joined', isMinor: true, cell: ({ started_at }) => <Ago at={started_at} /> },
   { label: 'Last heard of', cell: ({ last_beat_at }) => <Ago at={last_beat_at} /> },
   { label: 'Drain', isAction: true, cell: (worker) => <Drain worker={worker} /> },
