@@ -71,6 +71,7 @@ pub struct System {
     cli: PathBuf,
     settings: BTreeMap<String, String>,
     key: OnceCell<String>,
+    start_limit: Duration,
     directory: Directory,
 }
 
@@ -115,8 +116,16 @@ impl System {
                 ("WORKSPACE_STORE".to_owned(), directory.path().join("workspaces").to_string_lossy().into_owned()),
             ]),
             key: OnceCell::new(),
+            start_limit: PATIENCE * 3,
             directory,
         })
+    }
+
+    /// Let every process started from here on take so long: while stores come and go, a start waits for a moment in
+    /// which both are there for long enough.
+    #[must_use]
+    pub fn starting_within(self, start_limit: Duration) -> Self {
+        Self { start_limit, ..self }
     }
 
     /// Give every process started from here on a variable.
@@ -149,7 +158,7 @@ impl System {
     /// The same, with settings of its own.
     pub async fn api_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Api> {
         let mut process = self.launch("api", &[("PORT", "0"), ("JWT_SECRET", JWT_SECRET)], own)?;
-        let line = process.said("Serving on http://").await?;
+        let line = process.said_within("Serving on http://", self.start_limit).await?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
         // After its start: the schema is its own work.
         let key = self.key.get_or_try_init(|| self.make_key(USER)).await?;
@@ -185,7 +194,7 @@ impl System {
     /// The same, with settings of its own.
     pub async fn worker_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Running> {
         let mut worker = self.launch_worker(own)?;
-        worker.said("Joined as").await?;
+        worker.said_within("Joined as", self.start_limit).await?;
         Ok(worker)
     }
 
@@ -308,11 +317,14 @@ impl Running {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Wait until it logs a line with `words` in it. Longer than for anything else: while stores come and go, a start
-    /// waits for a moment in which both are there.
+    /// Wait until it logs a line with `words` in it.
     pub async fn said(&mut self, words: &str) -> anyhow::Result<String> {
+        self.said_within(words, PATIENCE).await
+    }
+
+    async fn said_within(&mut self, words: &str, limit: Duration) -> anyhow::Result<String> {
         let found = self.log.wait_for(|log| log.iter().any(|line| line.contains(words)));
-        let heard = match timeout(PATIENCE * 3, found).await {
+        let heard = match timeout(limit, found).await {
             Ok(Ok(log)) => log.iter().find(|line| line.contains(words)).cloned(),
             _ => None,
         };

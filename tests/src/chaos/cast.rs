@@ -25,6 +25,8 @@ const APIS: usize = 2;
 const WORKERS: usize = 4;
 const SLOTS: &str = "8";
 
+/// How long a start may take while everything around it is broken: what is judged is that all is well once nothing is.
+const STARTED: Duration = Duration::from_mins(5);
 /// Whose jobs they are.
 const USERS: usize = 3;
 
@@ -74,7 +76,7 @@ impl Cast {
             Kind::Postgres => System::start_alone(plan.cli.clone()).await?,
             Kind::Sqlite => System::start(Kind::Sqlite, plan.cli.clone()).await?,
         };
-        let system = system.with("MAX_WORKERS", SLOTS).with("DRAIN_TIMEOUT", "1s").with("API_REPLICAS", "2");
+        let system = system.starting_within(STARTED).with("MAX_WORKERS", SLOTS).with("DRAIN_TIMEOUT", "1s").with("API_REPLICAS", "2");
         let mut own = plan.settings.clone();
         if matches!(plan.cli, Cli::Fake) {
             own.push((WITHOUT_SANDBOX.0.to_owned(), WITHOUT_SANDBOX.1.to_owned()));
