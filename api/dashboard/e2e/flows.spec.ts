@@ -1,9 +1,8 @@
 /** What admins do, from the first click to what came of it. */
 import type { Page, WebSocketRoute } from '@playwright/test';
 
-import { ADMIN, Api, expect, logInAs, shoot, test, testAsAdmin } from './stage';
+import { ADMIN, Api, expect, logInAs, PASSWORD, shoot, test, testAsAdmin, unique } from './stage';
 
-const PASSWORD = 'correct horse battery staple';
 const heading = (page: Page, name: string | RegExp) => page.getByRole('heading', { level: 1, name });
 const live = (page: Page) => page.getByRole('status').filter({ hasText: 'Live' });
 
@@ -31,9 +30,9 @@ test('an admin logs in, stays in over a reload, and logs out', async ({ page, co
   expect(await page.evaluate(() => sessionStorage.getItem('claude-api.refresh-token'))).toBeNull();
 });
 
-test('who is no admin is told so, and sees nothing', async ({ page, request, context }) => {
-  const account = { email: `reader-${Date.now()}@example.com`, password: PASSWORD };
-  await (await Api.logIn(request)).api.call('POST', '/api/admin/users', account);
+test('who is no admin is told so, and sees nothing', async ({ page, request, context, root }) => {
+  const account = { email: `${unique('reader')}@example.com`, password: PASSWORD };
+  await root.call('POST', '/api/admin/users', account);
   const { refreshToken } = await Api.logIn(request, account);
   await logInAs(context, refreshToken);
 
@@ -45,7 +44,7 @@ test('who is no admin is told so, and sees nothing', async ({ page, request, con
 });
 
 testAsAdmin('a key is made, shown once, used and revoked', async ({ page, request }) => {
-  const name = `Reports ${Date.now()}`;
+  const name = unique('Reports');
   await page.goto('/admin/api-keys');
   await page.getByRole('button', { name: 'New key' }).first().click();
   await page.getByLabel('Name').fill(name);
@@ -123,7 +122,7 @@ testAsAdmin('what a model says is never taken for HTML', async ({ page }) => {
 });
 
 testAsAdmin('a running job of another user is watched and cancelled', async ({ page, api, request }) => {
-  const account = { email: `writer-${Date.now()}@example.com`, password: PASSWORD };
+  const account = { email: `${unique('writer')}@example.com`, password: PASSWORD };
   await api.call('POST', '/api/admin/users', account);
   const other = await Api.logIn(request, account);
   const { id } = await other.api.begin('slow:600:0.2');
@@ -186,7 +185,7 @@ testAsAdmin('a job that was given up is tried again', async ({ page, api }) => {
 });
 
 testAsAdmin('a user is made, changed, disabled, enabled and deleted', async ({ page }) => {
-  const email = `grace-${Date.now()}@example.com`;
+  const email = `${unique('grace')}@example.com`;
   await page.goto('/admin/users');
   await page.getByRole('button', { name: 'New user' }).click();
   await page.getByLabel('Email').fill(email);
@@ -216,7 +215,7 @@ testAsAdmin('a user is made, changed, disabled, enabled and deleted', async ({ p
 });
 
 testAsAdmin('a session is read and deleted', async ({ page, api }) => {
-  const title = `To be forgotten ${Date.now()}`;
+  const title = unique('To be forgotten');
   const { id } = await api.call<{ id: string }>('POST', '/api/sessions', { title });
   await api.say('say:Bernoulli', { session_id: id });
   await page.goto(`/admin/sessions/${id}`);

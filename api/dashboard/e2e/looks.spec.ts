@@ -1,6 +1,6 @@
 import type { Page } from '@playwright/test';
 
-import { type Api, expect, expectAccessible, shoot, testAsAdmin } from './stage';
+import { type Api, expect, expectAccessible, PASSWORD, shoot, testAsAdmin, unique } from './stage';
 
 interface Seeded {
   jobId: string;
@@ -11,11 +11,10 @@ interface Seeded {
 
 /** Something on every page. */
 async function seed(api: Api): Promise<Seeded> {
-  const name = `${Date.now()}`;
   const { id: userId } = await api.call<{ id: string }>('POST', '/api/admin/users', {
-    email: `ada-${name}@example.com`,
+    email: `${unique('ada')}@example.com`,
     name: 'Ada Lovelace',
-    password: 'correct horse battery staple',
+    password: PASSWORD,
     daily_budget_usd: 25,
   });
   await api.call('POST', `/api/admin/users/${userId}/api-keys`, { name: 'Nightly reports', scopes: ['chat', 'read'], rate_limit_per_hour: 500 });

@@ -9,14 +9,21 @@ export const ADMIN = {
   password: process.env.ADMIN_PASSWORD ?? '',
 };
 
-/** The API, called as the admin. */
+export const PASSWORD = 'correct horse battery staple';
+
+/** A name that no other test has, nor one that was run here before. */
+export function unique(name: string): string {
+  return `${name}-${Date.now().toString(36)}`;
+}
+
+/** The API, called as somebody. */
 export class Api {
   constructor(
     private readonly request: APIRequestContext,
     private readonly token: string,
   ) {}
 
-  static async logIn(request: APIRequestContext, account = ADMIN): Promise<{ api: Api; refreshToken: string }> {
+  static async logIn(request: APIRequestContext, account: typeof ADMIN): Promise<{ api: Api; refreshToken: string }> {
     const answer = await request.post('/api/auth/login', { data: account });
     expect(answer.status(), await answer.text()).toBe(200);
     const body = (await answer.json()) as { access_token: string; refresh_token: string };
@@ -45,7 +52,16 @@ export class Api {
 }
 
 /** What a page wrote to the console as an error fails its test. One that expects some takes them out. */
-export const test = base.extend<{ complaints: string[] }>({
+export const test = base.extend<{ complaints: string[] }, { root: Api }>({
+  /** The API, called as the first admin. */
+  root: [
+    async ({ playwright }, provide) => {
+      const request = await playwright.request.newContext({ baseURL: process.env.API_URL });
+      await provide((await Api.logIn(request, ADMIN)).api);
+      await request.dispose();
+    },
+    { scope: 'worker' },
+  ],
   complaints: [
     async ({ page }, provide) => {
       const complaints: string[] = [];
@@ -60,11 +76,13 @@ export const test = base.extend<{ complaints: string[] }>({
   ],
 });
 
-/** The same, logged in as the admin. */
+/** The same, logged in as an admin of its own: an account takes ten logins in a minute. */
 export const testAsAdmin = test.extend<{ api: Api }>({
   api: [
-    async ({ context, request }, provide) => {
-      const { api, refreshToken } = await Api.logIn(request);
+    async ({ context, request, root }, provide) => {
+      const account = { email: `${unique('admin')}@example.com`, password: PASSWORD };
+      await root.call('POST', '/api/admin/users', { ...account, role: 'admin' });
+      const { api, refreshToken } = await Api.logIn(request, account);
       await logInAs(context, refreshToken);
       await provide(api);
     },

@@ -128,8 +128,12 @@ describe('a login', () => {
     login.subscribe(listener);
     server.answer = () => Promise.reject(new TypeError('no network'));
 
+    const states: string[] = [];
+    login.subscribe(() => states.push(`${login.state().is} after ${server.requests.length}`));
     await login.end();
 
+    // The pages have left before the server is told.
+    expect(states).toEqual(['out after 1']);
     expect(server.requests.at(-1)).toMatchObject({ path: '/api/auth/logout', authorization: 'Bearer access-1' });
     expect([login.state(), sessionStorage.length, listener.mock.calls.length]).toEqual([{ is: 'out', because: null }, 0, 1]);
   });

@@ -78,14 +78,15 @@ export class Login {
   }
 
   async end(): Promise<void> {
+    const token = await this.token(0).catch(() => null);
+    this.#forget(null);
+    if (token === null) return;
+    // The pages leave first: what they ask for once the login has ended would look like a stolen token.
+    await Promise.resolve();
     try {
-      const token = await this.token(0);
-      // First: what the pages still ask would be refused once the server knows.
-      this.#forget(null);
       await this.ask('/api/auth/logout', { method: 'POST', headers: { authorization: `Bearer ${token}` }, keepalive: true });
     } catch {
       // Whoever cannot reach the server is out of this tab all the same; the login ends with its time.
-      if (this.#state.is !== 'out') this.#forget(null);
     }
   }
 
