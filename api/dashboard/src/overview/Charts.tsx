@@ -25,6 +25,8 @@ export function Charts({ stats }: { stats: Stats }) {
           withLegend
           legendProps={{ itemSorter: null }}
           valueFormatter={formatCount}
+          // There is no half of a job.
+          yAxisProps={{ allowDecimals: false }}
           series={[
             { name: 'completed', label: 'Completed', color: 'green.7' },
             { name: 'failed', label: 'Failed', color: 'red.7' },

@@ -129,7 +129,7 @@ function Totals({ stats: { totals } }: { stats: Stats }) {
         <Stat
           key="throughput"
           label="Throughput"
-          value={`${totals.ended_per_hour < 10 ? totals.ended_per_hour.toFixed(1) : formatCount(totals.ended_per_hour)}/h`}
+          value={`${totals.ended_per_hour < 10 ? totals.ended_per_hour.toPrecision(2) : formatCount(totals.ended_per_hour)}/h`}
           hint={`${formatCount(totals.accepted)} accepted`}
         />,
         <Stat

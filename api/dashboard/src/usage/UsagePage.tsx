@@ -53,7 +53,7 @@ export function UsagePage() {
             <>
               <SimpleGrid cols={{ base: 2, md: 4 }}>
                 <Stat label="Cost" value={formatCost(total.cost_usd)} hint={total.estimated > 0 && `${formatCount(total.estimated)} estimated`} />
-                <Stat label="Jobs" value={formatCount(total.jobs)} hint={`${formatCount(total.requests)} attempts`} />
+                <Stat label="Jobs" value={formatCount(total.jobs)} hint={total.requests === 1 ? '1 attempt' : `${formatCount(total.requests)} attempts`} />
                 <Stat
                   label="Tokens"
                   value={formatCount(tokensOf(total))}
