@@ -69,10 +69,11 @@ def before_load_schema(context, raw_schema):
     # One must be before the other, and not too long before.
     today = datetime.now(UTC).replace(microsecond=0)
     days = {"from": (300, 30), "to": (20, 10)}
-    for parameter in raw_schema["paths"]["/api/usage"]["get"]["parameters"]:
-        if parameter["name"] in days:
-            times = [today - timedelta(days=ago) for ago in days[parameter["name"]]]
-            parameter["schema"]["enum"] = [time.isoformat().replace("+00:00", "Z") for time in times]
+    for path in ("/api/usage", "/api/admin/usage"):
+        for parameter in raw_schema["paths"][path]["get"]["parameters"]:
+            if parameter["name"] in days:
+                times = [today - timedelta(days=ago) for ago in days[parameter["name"]]]
+                parameter["schema"]["enum"] = [time.isoformat().replace("+00:00", "Z") for time in times]
 
 
 @schemathesis.hook
