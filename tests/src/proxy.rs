@@ -216,8 +216,11 @@ async fn carry<S: AsyncRead + AsyncWrite>(client: TcpStream, server: io::Result<
             () = line.broken.cancelled() => Ok(()),
         }
     };
-    if let Some(ended) = line.leads_nowhere.run_until_cancelled(carrying).await {
-        return ended;
+    tokio::select! {
+        // First: what is asked after that was said must not get through.
+        biased;
+        () = line.leads_nowhere.cancelled() => {}
+        ended = carrying => return ended,
     }
     // Whoever waits at one of the ends is to find out by themselves.
     line.broken.cancelled().await;
