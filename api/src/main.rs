@@ -1,4 +1,5 @@
-//! `api` serves; `api config` prints the settings, `api openapi` the contract; `api admin` and `api key` are for operators.
+//! `api` serves; `api config` prints the settings, `api openapi` the contract; `api admin` and `api key` are for
+//! operators.
 
 use std::{
     io::{self, Write as _},

@@ -1,5 +1,5 @@
-//! `worker` runs jobs; `worker config` prints its settings; `worker supervise` and `worker tether` are the small parents it starts around
-//! each CLI process.
+//! `worker` runs jobs; `worker config` prints its settings; `worker supervise` and `worker tether` are the small
+//! parents it starts around each CLI process.
 
 use std::{
     io::{self, Write as _},
