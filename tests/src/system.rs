@@ -376,7 +376,8 @@ impl Running {
 
     /// Wait for its end, and say whether it was a success.
     pub async fn ended(&mut self) -> anyhow::Result<bool> {
-        let status = timeout(PATIENCE, self.child.wait()).await.with_context(|| format!("`{}` did not end", self.name))?;
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.with_context(|| format!("`{}` did not end; its log:\n{}", self.name, self.log()))?;
         Ok(status?.success())
     }
 }
