@@ -95,7 +95,7 @@ impl EventsApi {
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<Wire<LastEventId>>>,
     ) -> Result<GetEventsResponse, ApiError> {
-        let after = position(request.headers(), last_event_id.0)?.or(after.0.map(|Wire(id)| id));
+        let after = resumed(request.headers(), last_event_id.0, after.0)?;
         let job = jobs::find(&app, auth.user_id(), id.0.0).await?;
         answer(&app, auth.principal(), request.headers(), &job, after).await
     }
@@ -128,6 +128,15 @@ pub fn position(headers: &HeaderMap, given: Option<Wire<LastEventId>>) -> Result
         }
         None => Ok(None),
     }
+}
+
+/// The event that a client goes on from: the one of `Last-Event-ID`, or else `after`.
+pub fn resumed(
+    headers: &HeaderMap,
+    last_event_id: Option<Wire<LastEventId>>,
+    after: Option<Wire<EventId>>,
+) -> Result<Option<EventId>, ApiError> {
+    Ok(position(headers, last_event_id)?.or(after.map(|Wire(id)| id)))
 }
 
 async fn list(app: &App, job: &Job, after: Option<EventId>) -> Result<EventList, ApiError> {

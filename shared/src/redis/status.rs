@@ -22,11 +22,10 @@ pub async fn told(client: &Client, workers: &[WorkerId]) -> Result<Vec<Option<u3
     if workers.is_empty() {
         return Ok(Vec::new());
     }
-    let keys: Vec<String> = workers.iter().map(|worker| keys::status_of(*worker)).collect();
     // One by one, pipelined: they are in different slots of a cluster.
     let pipeline = client.pipeline();
-    for key in keys {
-        pipeline.get::<(), _>(key).await.map_err(unavailable)?;
+    for worker in workers {
+        pipeline.get::<(), _>(keys::status_of(*worker)).await.map_err(unavailable)?;
     }
     pipeline.all().await.map_err(unavailable)
 }

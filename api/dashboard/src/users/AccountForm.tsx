@@ -1,4 +1,4 @@
-import { Button, Group, SegmentedControl, Stack, Text, TextInput, Title } from '@mantine/core';
+import { Button, Group, Stack, TextInput, Title } from '@mantine/core';
 import { useForm } from '@mantine/form';
 import { useMutation } from '@tanstack/react-query';
 
@@ -7,6 +7,7 @@ import { useMe } from '../login/hooks';
 import { login } from '../login/login';
 import { Failure } from '../parts/Failure';
 import { tellSuccess } from '../parts/notify';
+import { emailFault, nameOf, RoleInput } from './account';
 import { bodyOf, LimitInputs, limitsOf } from './limits';
 import type { UserDetails } from './queries';
 
@@ -18,7 +19,7 @@ export function AccountForm({ user }: { user: UserDetails }) {
   const me = useMe();
   const form = useForm({
     initialValues: { email: user.email, name: user.name ?? '', role: user.role, ...limitsOf(user) },
-    validate: { email: (email) => (email.includes('@') ? null : 'An address such as ada@example.com') },
+    validate: { email: emailFault },
   });
   const save = useMutation({
     mutationFn: (body: Schema<'UpdateUser'>) => updateUser(user.id, body),
@@ -28,7 +29,7 @@ export function AccountForm({ user }: { user: UserDetails }) {
     },
   });
   const submit = form.onSubmit(({ email, name, role, ...limits }) =>
-    save.mutate({ email, role, name: name.trim() === '' ? null : name.trim(), ...bodyOf(limits) }),
+    save.mutate({ email, role, name: nameOf(name), ...bodyOf(limits) }),
   );
   return (
     <form onSubmit={submit} noValidate>
@@ -38,19 +39,7 @@ export function AccountForm({ user }: { user: UserDetails }) {
         </Title>
         <TextInput label="Email" type="email" {...form.getInputProps('email')} />
         <TextInput label="Name" maxLength={100} {...form.getInputProps('name')} />
-        <Stack gap={4}>
-          <Text size="sm" fw={500} id="role-label">
-            Role
-          </Text>
-          <SegmentedControl
-            aria-labelledby="role-label"
-            data={[
-              { value: 'user', label: 'User' },
-              { value: 'admin', label: 'Admin' },
-            ]}
-            {...form.getInputProps('role')}
-          />
-        </Stack>
+        <RoleInput form={form} labels={{ user: 'User', admin: 'Admin' }} />
         <Title order={2} size="h5" mt="sm">
           Limits
         </Title>

@@ -1,4 +1,4 @@
-import { Button, Group, Modal, PasswordInput, SegmentedControl, Stack, Text, TextInput } from '@mantine/core';
+import { Button, Group, Modal, PasswordInput, Stack, TextInput } from '@mantine/core';
 import { useForm } from '@mantine/form';
 import { useDisclosure } from '@mantine/hooks';
 import { IconPlus } from '@tabler/icons-react';
@@ -8,6 +8,7 @@ import { useNavigate } from 'react-router';
 import { answered, client, type Schema } from '../client/client';
 import { Failure } from '../parts/Failure';
 import { tellSuccess } from '../parts/notify';
+import { emailFault, nameOf, RoleInput } from './account';
 import { bodyOf, LimitInputs, NO_LIMITS } from './limits';
 
 export function NewUser() {
@@ -37,12 +38,12 @@ function NewUserForm({ close }: { close: () => void }) {
   const form = useForm({
     initialValues: { email: '', name: '', password: '', role: 'user' as 'user' | 'admin', ...NO_LIMITS },
     validate: {
-      email: (email) => (email.includes('@') ? null : 'An address such as ada@example.com'),
+      email: emailFault,
       password: (password) => (password.length < 12 ? 'At least 12 characters' : null),
     },
   });
   const submit = form.onSubmit(({ email, name, password, role, ...limits }) =>
-    create.mutate({ email, password, role, name: name.trim() === '' ? null : name.trim(), ...bodyOf(limits) }),
+    create.mutate({ email, password, role, name: nameOf(name), ...bodyOf(limits) }),
   );
   return (
     <form onSubmit={submit} noValidate>
@@ -55,19 +56,7 @@ function NewUserForm({ close }: { close: () => void }) {
           autoComplete="new-password"
           {...form.getInputProps('password')}
         />
-        <Stack gap={4}>
-          <Text size="sm" fw={500} id="role-label">
-            Role
-          </Text>
-          <SegmentedControl
-            aria-labelledby="role-label"
-            data={[
-              { value: 'user', label: 'User: uses the API' },
-              { value: 'admin', label: 'Admin: also this dashboard' },
-            ]}
-            {...form.getInputProps('role')}
-          />
-        </Stack>
+        <RoleInput form={form} labels={{ user: 'User: uses the API', admin: 'Admin: also this dashboard' }} />
         <LimitInputs form={form} />
         {create.isError && <Failure error={create.error} />}
         <Group justify="flex-end">

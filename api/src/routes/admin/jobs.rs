@@ -131,7 +131,7 @@ impl AllJobsApi {
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<Wire<LastEventId>>>,
     ) -> Result<GetEventsResponse, ApiError> {
-        let after = events::position(request.headers(), last_event_id.0)?.or(after.0.map(|Wire(id)| id));
+        let after = events::resumed(request.headers(), last_event_id.0, after.0)?;
         let job = find(&app, id.0.0).await?;
         events::answer(&app, auth.principal(), request.headers(), &job, after).await
     }
