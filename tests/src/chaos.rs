@@ -83,5 +83,8 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     .await;
     let Err(error) = judged else { return judged };
     let error: anyhow::Error = error;
-    Err(error.context(format!("SEED={} over {:?}; what was done:\n{}", plan.seed, plan.kind, trouble.told())))
+    trouble.stop().await;
+    let logs = cast.keep_logs(plan.seed).await?;
+    let done = trouble.told();
+    Err(error.context(format!("SEED={} over {:?}; logs in {}; what was done:\n{done}", plan.seed, plan.kind, logs.display())))
 }

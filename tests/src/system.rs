@@ -71,7 +71,7 @@ pub struct System {
     cli: PathBuf,
     settings: BTreeMap<String, String>,
     key: OnceCell<String>,
-    start_limit: Duration,
+    patience: Duration,
     directory: Directory,
 }
 
@@ -116,16 +116,16 @@ impl System {
                 ("WORKSPACE_STORE".to_owned(), directory.path().join("workspaces").to_string_lossy().into_owned()),
             ]),
             key: OnceCell::new(),
-            start_limit: PATIENCE * 3,
+            patience: PATIENCE * 3,
             directory,
         })
     }
 
-    /// Let every process started from here on take so long: while stores come and go, a start waits for a moment in
-    /// which both are there for long enough.
+    /// Let every process started from here on take so long to start, and to end: while stores come and go, it waits
+    /// for a moment in which both are there for long enough.
     #[must_use]
-    pub fn starting_within(self, start_limit: Duration) -> Self {
-        Self { start_limit, ..self }
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Give every process started from here on a variable.
@@ -158,7 +158,7 @@ impl System {
     /// The same, with settings of its own.
     pub async fn api_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Api> {
         let mut process = self.launch("api", &[("PORT", "0"), ("JWT_SECRET", JWT_SECRET)], own)?;
-        let line = process.said_within("Serving on http://", self.start_limit).await?;
+        let line = process.said_within("Serving on http://", self.patience).await?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next()).context("an address")?;
         // After its start: the schema is its own work.
         let key = self.key.get_or_try_init(|| self.make_key(USER)).await?;
@@ -194,7 +194,7 @@ impl System {
     /// The same, with settings of its own.
     pub async fn worker_with(&self, own: &[(&str, &str)]) -> anyhow::Result<Running> {
         let mut worker = self.launch_worker(own)?;
-        worker.said_within("Joined as", self.start_limit).await?;
+        worker.said_within("Joined as", self.patience).await?;
         Ok(worker)
     }
 
@@ -243,7 +243,8 @@ impl System {
     fn launch(&self, name: &str, settings: &[(&str, &str)], own: &[(&str, &str)]) -> anyhow::Result<Running> {
         let stores = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url()), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
         let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Running::launch(name, stores.into_iter().chain(settings.iter().copied()).chain(common).chain(own.iter().copied()))
+        let settings = stores.into_iter().chain(settings.iter().copied()).chain(common).chain(own.iter().copied());
+        Running::launch(name, self.patience, settings)
     }
 }
 
@@ -292,12 +293,13 @@ pub struct Api {
 /// A process of the product. Dropping it kills it.
 pub struct Running {
     name: String,
+    patience: Duration,
     child: Child,
     log: watch::Receiver<Vec<String>>,
 }
 
 impl Running {
-    fn launch<'a>(name: &str, settings: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::Result<Self> {
+    fn launch<'a>(name: &str, patience: Duration, settings: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::Result<Self> {
         let mut child = Command::new(built(name)?)
             .env_clear()
             .envs(settings)
@@ -314,7 +316,7 @@ impl Running {
                 sender.send_modify(|log| log.push(line));
             }
         });
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), patience, child, log })
     }
 
     /// Wait until it logs a line with `words` in it.
@@ -376,7 +378,7 @@ impl Running {
 
     /// Wait for its end, and say whether it was a success.
     pub async fn ended(&mut self) -> anyhow::Result<bool> {
-        let ended = timeout(PATIENCE, self.child.wait()).await;
+        let ended = timeout(self.patience, self.child.wait()).await;
         let status = ended.with_context(|| format!("`{}` did not end; its log:\n{}", self.name, self.log()))?;
         Ok(status?.success())
     }

@@ -2,20 +2,26 @@
 //! and its own folder of jobs.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    fs,
+    path::PathBuf,
+    pin::pin,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use shared::{id::WorkerId, time::Timestamp};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard, RwLock},
+    time::timeout,
+};
 
 use crate::{
     client::Client,
     proxy::Proxy,
     runs::WITHOUT_SANDBOX,
     servers::Kind,
-    system::{Cli, Running, System},
+    system::{Cli, Running, System, built},
 };
 
 use super::Plan;
@@ -25,8 +31,11 @@ const APIS: usize = 2;
 const WORKERS: usize = 4;
 const SLOTS: &str = "8";
 
-/// How long a start may take while everything around it is broken: what is judged is that all is well once nothing is.
-const STARTED: Duration = Duration::from_mins(5);
+/// How long a start or an end may take while what all share is broken again and again.
+const AMONG_FAULTS: Duration = Duration::from_secs(20);
+/// How long one may take in all: the rest of it, nothing that all share is broken. What is judged is that all is well
+/// then.
+const IN_ALL: Duration = Duration::from_mins(1);
 /// Whose jobs they are.
 const USERS: usize = 3;
 
@@ -36,9 +45,10 @@ pub(super) struct Cast {
     pub(super) apis: Vec<Arc<Mutex<Place>>>,
     pub(super) workers: Vec<Arc<Mutex<Place>>>,
     /// Where each api was last.
-    bases: RwLock<Vec<String>>,
-    /// One fault at a time for what all share: without both stores nobody can know that they are not cut off.
-    pub(super) stores: Arc<Mutex<()>>,
+    bases: std::sync::RwLock<Vec<String>>,
+    /// One fault at a time for what all share: without both stores nobody can know that they are not cut off. Who reads
+    /// keeps them whole.
+    pub(super) stores: Arc<RwLock<()>>,
     own: Vec<(String, String)>,
 }
 
@@ -76,7 +86,7 @@ impl Cast {
             Kind::Postgres => System::start_alone(plan.cli.clone()).await?,
             Kind::Sqlite => System::start(Kind::Sqlite, plan.cli.clone()).await?,
         };
-        let system = system.starting_within(STARTED).with("MAX_WORKERS", SLOTS).with("DRAIN_TIMEOUT", "1s").with("API_REPLICAS", "2");
+        let system = system.patient_for(IN_ALL).with("MAX_WORKERS", SLOTS).with("DRAIN_TIMEOUT", "1s").with("API_REPLICAS", "2");
         let mut own = plan.settings.clone();
         if matches!(plan.cli, Cli::Fake) {
             own.push((WITHOUT_SANDBOX.0.to_owned(), WITHOUT_SANDBOX.1.to_owned()));
@@ -91,7 +101,7 @@ impl Cast {
             let place = Place { name, number, is_worker, redis, postgres, process: None, harms: 0, past: Vec::new() };
             if is_worker { &mut workers } else { &mut apis }.push(Arc::new(Mutex::new(place)));
         }
-        let bases = RwLock::new(vec![String::new(); APIS]);
+        let bases = std::sync::RwLock::new(vec![String::new(); APIS]);
         let cast = Self { system, apis, workers, bases, stores: Arc::default(), own };
         for place in cast.apis.iter().chain(cast.workers.iter().take(WORKERS - 1)) {
             cast.start(&mut *place.lock().await).await?;
@@ -117,13 +127,37 @@ impl Cast {
         own.extend(database.as_ref().map(|url| ("DATABASE_URL", url.as_str())));
         own.extend(self.own.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         place.process = Some(if place.is_worker {
-            self.system.worker_with(&own).await.with_context(|| place.name.clone())?
+            self.in_spite_of_faults(self.system.worker_with(&own)).await.with_context(|| place.name.clone())?
         } else {
-            let api = self.system.api_with(&own).await.with_context(|| place.name.clone())?;
+            let api = self.in_spite_of_faults(self.system.api_with(&own)).await.with_context(|| place.name.clone())?;
             api.client.base().clone_into(&mut self.bases.write().unwrap_or_else(PoisonError::into_inner)[place.number]);
             api.process
         });
         Ok(())
+    }
+
+    /// Wait for what needs both stores for a while at a time: if it does not come to its end among the faults, the
+    /// stores are kept whole for it.
+    pub(super) async fn in_spite_of_faults<T>(&self, what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let mut what = pin!(what);
+        if let Ok(done) = timeout(AMONG_FAULTS, &mut what).await {
+            return done;
+        }
+        let _whole = self.stores.read().await;
+        what.await
+    }
+
+    /// Write down what each process logged; where.
+    pub(super) async fn keep_logs(&self, seed: u64) -> anyhow::Result<PathBuf> {
+        let folder = built("chaos")?.with_file_name(format!("chaos-{seed}"));
+        fs::create_dir_all(&folder)?;
+        for place in self.apis.iter().chain(&self.workers) {
+            let place = place.lock().await;
+            let past = place.past.iter().map(|past| past.log.clone());
+            let logs: Vec<_> = past.chain(place.process.as_ref().map(Running::log)).collect();
+            fs::write(folder.join(format!("{}.log", place.name.replace(' ', "-"))), logs.join("\n"))?;
+        }
+        Ok(folder)
     }
 
     /// Where one of the apis is, or was a moment ago.
@@ -139,7 +173,7 @@ impl Cast {
     }
 
     /// The folder of the jobs' ledgers.
-    pub(super) fn ledger(&self, number: usize) -> std::path::PathBuf {
+    pub(super) fn ledger(&self, number: usize) -> PathBuf {
         self.system.directory().join(format!("ledger-{number}"))
     }
 }

@@ -15,7 +15,7 @@ use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use shared::time::Timestamp;
 use tokio::{
-    sync::OwnedMutexGuard,
+    sync::{OwnedMutexGuard, OwnedRwLockWriteGuard},
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -30,8 +30,6 @@ use super::{
 
 /// How long a worker may be silent here: see [`crate::system::System::start`].
 const TTL: Duration = Duration::from_secs(3);
-/// How long a worker may take to end: its second for jobs, what these take to end, and a busy machine.
-const DRAINED: Duration = Duration::from_secs(20);
 /// The longest that one process is cut off, or a store away.
 const AWAY: Duration = Duration::from_millis(1_500);
 
@@ -135,6 +133,11 @@ impl Trouble {
         Ok(())
     }
 
+    /// End all faults where they are.
+    pub(super) async fn stop(&mut self) {
+        self.under_way.shutdown().await;
+    }
+
     /// Begin a fault. Whether there was something to break.
     fn begin(&mut self, fault: Fault) -> bool {
         let (cast, mut random) = (self.cast.clone(), self.random.fork());
@@ -163,9 +166,9 @@ impl Trouble {
             | Fault::Flush
             | Fault::RedisFull
             | Fault::ClientsEnded
-            | Fault::SubscribersEnded => cast.stores.clone().try_lock_owned().ok().map(|held| tasks.spawn(act.break_redis(held))),
+            | Fault::SubscribersEnded => cast.stores.clone().try_write_owned().ok().map(|held| tasks.spawn(act.break_redis(held))),
             Fault::BackendsEnded | Fault::DatabaseCrash => {
-                cast.stores.clone().try_lock_owned().ok().map(|held| tasks.spawn(act.break_database(held)))
+                cast.stores.clone().try_write_owned().ok().map(|held| tasks.spawn(act.break_database(held)))
             }
         }
         .is_some()
@@ -283,16 +286,9 @@ impl Act {
         self.notes.say(&format!("{:?}: {}", self.fault, place.name));
         self.notes.loses(place, self.fault);
         let process = place.process.as_mut().context("a process that lives")?;
-        let told = Instant::now();
         process.signal(Signal::TERM)?;
-        let ended = process.ended().await?;
-        let took = told.elapsed();
-        anyhow::ensure!(
-            ended && took < DRAINED,
-            "{} ended {took:?} after it was told to, well: {ended}; its log:\n{}",
-            place.name,
-            process.log()
-        );
+        let ended = self.cast.in_spite_of_faults(process.ended()).await?;
+        anyhow::ensure!(ended, "{} did not end well; its log:\n{}", place.name, process.log());
         place.bury().await
     }
 
@@ -316,7 +312,7 @@ impl Act {
         Ok(())
     }
 
-    async fn break_redis(mut self, _held: OwnedMutexGuard<()>) -> anyhow::Result<()> {
+    async fn break_redis(mut self, _held: OwnedRwLockWriteGuard<()>) -> anyhow::Result<()> {
         let redis = &self.cast.system.redis;
         self.notes.say(&format!("{:?}", self.fault));
         match self.fault {
@@ -350,7 +346,7 @@ impl Act {
         Ok(())
     }
 
-    async fn break_database(mut self, _held: OwnedMutexGuard<()>) -> anyhow::Result<()> {
+    async fn break_database(mut self, _held: OwnedRwLockWriteGuard<()>) -> anyhow::Result<()> {
         let database = &self.cast.system.database;
         self.notes.say(&format!("{:?}", self.fault));
         if self.fault == Fault::BackendsEnded {
