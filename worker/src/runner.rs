@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error as _,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -70,7 +71,7 @@ pub async fn run(store: &Store, workshop: Workshop, shutdown: &Shutdown) -> shar
                 pause = Duration::from_millis(250);
             }
             Err(error) if error.is_unavailable() => {
-                tracing::warn!(%error, "Could not join the workers; trying again in {pause:?}");
+                tracing::warn!(%error, cause = ?error.source(), "Could not join the workers; trying again in {pause:?}");
                 let _ = shutdown.drain.run_until_cancelled(sleep(pause)).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
             }

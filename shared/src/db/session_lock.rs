@@ -37,9 +37,9 @@ impl SessionLock {
         let mut options = ConnectOptions::new(database_url.expose_secret());
         options
             .max_connections(1)
-            // Again soon where the database is away: others take a free lock for a sign.
-            .connect_timeout(Duration::from_secs(1))
-            .acquire_timeout(Duration::from_secs(1))
+            // As for any connection: whoever gave a busy database less time would never get one.
+            .connect_timeout(Duration::from_secs(3))
+            .acquire_timeout(Duration::from_secs(3))
             // For as long as the process lives.
             .idle_timeout(None::<Duration>)
             .max_lifetime(None::<Duration>)

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use fastrand::Rng;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode, header::RETRY_AFTER};
 use serde_json::Value;
 use shared::event::EventId;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -73,6 +73,7 @@ impl Crowd {
                 request = request.header("last-event-id", EventId::to_string(last));
             }
             self.connections.fetch_add(1, Ordering::Relaxed);
+            let mut pause = Duration::from_millis(random.u64(..100));
             match timeout(ANSWER, request.send()).await {
                 Ok(Ok(mut response)) if response.status() == StatusCode::OK => {
                     if random.u32(..100) < 5 {
@@ -83,13 +84,14 @@ impl Crowd {
                         return Ok(());
                     }
                 }
-                Ok(Ok(response)) if response.status() != StatusCode::SERVICE_UNAVAILABLE => {
-                    bail!("{} after {position:?}", response.status())
-                }
-                // Dead, too slow, or without its database.
+                Ok(Ok(response)) => match asked_to_wait(&response, &mut random) {
+                    Some(wait) => pause = wait,
+                    None => bail!("{} after {position:?}", response.status()),
+                },
+                // Dead, or too slow.
                 _ => {}
             }
-            sleep(Duration::from_millis(random.u64(..100))).await;
+            sleep(pause).await;
         }
     }
 
@@ -156,6 +158,14 @@ impl Crowd {
     fn known(&self) -> MutexGuard<'_, BTreeMap<(String, EventId), Vec<u8>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long to leave a server alone that said it lacks something now: somewhere up to twice the time it gave. Whoever is
+/// turned away and asks again at once keeps a server busy with turning away, and it never gets well.
+pub(super) fn asked_to_wait(answer: &Response, random: &mut Rng) -> Option<Duration> {
+    let after = answer.headers().get(RETRY_AFTER).filter(|_| answer.status() == StatusCode::SERVICE_UNAVAILABLE)?;
+    let secs: u64 = after.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(2 * secs).mul_f64(random.f64()))
 }
 
 #[cfg(test)]

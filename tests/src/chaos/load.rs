@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use fastrand::Rng;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
@@ -18,7 +18,11 @@ use tokio::{
 
 use crate::{client::Client, system::Cli};
 
-use super::{Plan, cast::Cast, crowd::Crowd};
+use super::{
+    Plan,
+    cast::Cast,
+    crowd::{Crowd, asked_to_wait},
+};
 
 /// A job that somebody wants.
 #[derive(Clone)]
@@ -206,19 +210,22 @@ async fn ask(
 ) -> anyhow::Result<Value> {
     for turn in first.. {
         let user = work.user.of_server(&cast.base(turn));
+        let mut pause = Duration::from_millis(random.u64(20..200));
         match request(&user).timeout(ANSWER).send().await {
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {}
             Ok(answer) if answer.status().is_success() => {
                 // The connection may break in the middle of it.
                 if let Ok(answer) = answer.json().await {
                     return Ok(answer);
                 }
             }
-            Ok(answer) => bail!("{}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+            Ok(answer) => match asked_to_wait(&answer, random) {
+                Some(wait) => pause = wait,
+                None => bail!("{}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+            },
             // Dead, or it takes too long.
             Err(_) => {}
         }
-        sleep(Duration::from_millis(random.u64(20..200))).await;
+        sleep(pause).await;
     }
     bail!("nobody answers")
 }
