@@ -14,7 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use fastrand::Rng;
-use tokio::time::Instant;
+use futures_util::future::join;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     servers::Kind,
@@ -36,7 +37,7 @@ pub struct Plan {
     pub seed: u64,
     /// How many jobs.
     pub jobs: usize,
-    /// How long they keep coming, and faults with them.
+    /// How long they keep coming, and faults with them: longer where the machine falls behind.
     pub time: Duration,
     /// What keeps the record.
     pub kind: Kind,
@@ -66,13 +67,17 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let users = cast.users().await?;
     let works = Work::invent(plan, &cast, &users, &mut random).await?;
     let crowd = Arc::new(Crowd::new(cast.clone()));
-    let (begin, end) = (Instant::now(), Instant::now() + plan.time);
+    let begin = Instant::now();
 
     let load = Load::start(&cast, &crowd, works, begin, &mut random);
+    let asked = timeout(plan.time * 4, join(load.asked(), sleep_until(begin + plan.time)));
     let mut trouble = Trouble::new(cast.clone(), begin, random.fork());
     let judged = async {
         if !plan.faults.is_empty() {
-            trouble.make(&plan.faults, plan.pause, end).await?;
+            tokio::select! {
+                asked = asked => drop(asked.context("the jobs were never all asked for")?),
+                made = trouble.make(&plan.faults, plan.pause) => match made? {},
+            }
         }
         trouble.settle().await.context("the faults could not be ended")?;
         let calm = Instant::now();

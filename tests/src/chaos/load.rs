@@ -12,6 +12,7 @@ use fastrand::Rng;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -53,11 +54,16 @@ pub(super) struct Accepted {
 pub(super) struct Load {
     asking: JoinSet<anyhow::Result<Accepted>>,
     open: Arc<Open>,
+    /// How many are still to come.
+    coming: watch::Receiver<usize>,
 }
 
 /// The jobs that somebody waits for, and what for.
 type Open = Mutex<BTreeMap<usize, String>>;
 
+/// How many jobs are open at most: the next one waits for its turn. Each has readers that come and go, so a machine that
+/// falls behind would fall behind ever faster.
+const MOST_OPEN: usize = 100;
 /// How long a server may take to answer before it is asked again.
 const ANSWER: Duration = Duration::from_secs(8);
 
@@ -116,10 +122,27 @@ impl Load {
     /// Let everything be asked for at its time.
     pub(super) fn start(cast: &Arc<Cast>, crowd: &Arc<Crowd>, works: Vec<Work>, begin: Instant, random: &mut Rng) -> Self {
         let (mut asking, open) = (JoinSet::new(), Arc::<Open>::default());
+        let (room, (still, coming)) = (Arc::new(Semaphore::new(MOST_OPEN)), watch::channel(works.len()));
         for work in works {
-            asking.spawn(see_to(cast.clone(), crowd.clone(), work, begin, open.clone(), random.fork()));
+            let (room, still, at) = (room.clone(), still.clone(), begin + work.at);
+            let seen_to = see_to(cast.clone(), crowd.clone(), work, open.clone(), random.fork());
+            asking.spawn(async move {
+                sleep_until(at).await;
+                let _room = room.acquire_owned().await?;
+                still.send_modify(|still| *still -= 1);
+                seen_to.await
+            });
         }
-        Self { asking, open }
+        Self { asking, open, coming }
+    }
+
+    /// Wait until everything was asked for.
+    pub(super) fn asked(&self) -> impl Future<Output = ()> + use<> {
+        let mut coming = self.coming.clone();
+        async move {
+            // Whoever counts is gone when there is nothing more to count.
+            let _ = coming.wait_for(|&still| still == 0).await;
+        }
     }
 
     /// Everything, once all of it has ended and all readers know.
@@ -142,18 +165,10 @@ impl Load {
 }
 
 /// Ask for a job, follow it to its end, and cancel it where that is wanted.
-async fn see_to(
-    cast: Arc<Cast>,
-    crowd: Arc<Crowd>,
-    work: Work,
-    begin: Instant,
-    open: Arc<Open>,
-    mut random: Rng,
-) -> anyhow::Result<Accepted> {
+async fn see_to(cast: Arc<Cast>, crowd: Arc<Crowd>, work: Work, open: Arc<Open>, mut random: Rng) -> anyhow::Result<Accepted> {
     let waits_for = |what: &str| {
         open.lock().unwrap_or_else(PoisonError::into_inner).insert(work.number, what.to_owned());
     };
-    sleep_until(begin + work.at).await;
     waits_for("an answer");
     let id = if work.is_doubled {
         let (mut one, mut other) = (random.fork(), random.fork());

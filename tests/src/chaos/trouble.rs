@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -104,16 +105,13 @@ impl Trouble {
         lock(&self.notes.losses).clone()
     }
 
-    /// Make faults until `end`, about one each `pause`.
-    pub(super) async fn make(&mut self, faults: &[(Fault, u32)], pause: Duration, end: Instant) -> anyhow::Result<()> {
+    /// Make faults, about one each `pause`, until something is wrong or this is dropped.
+    pub(super) async fn make(&mut self, faults: &[(Fault, u32)], pause: Duration) -> anyhow::Result<Infallible> {
         let sum: u32 = faults.iter().map(|(_, weight)| weight).sum();
         loop {
             sleep(about(pause, &mut self.random)).await;
             while let Some(ended) = self.under_way.try_join_next() {
                 ended??;
-            }
-            if Instant::now() >= end {
-                return Ok(());
             }
             let mut at = self.random.u32(..sum);
             let fault = faults.iter().find(|(_, weight)| at.checked_sub(*weight).inspect(|left| at = *left).is_none());
