@@ -135,6 +135,11 @@ impl Membership {
         }
     }
 
+    /// When this worker was last known to be entitled to run anything.
+    pub fn entitled_since(&self) -> Instant {
+        self.last_entitled
+    }
+
     async fn try_beat(&self) -> Result<Beat> {
         let Some(drain) = table::beat(&self.db, self.id).await? else { return Ok(Beat::Lost) };
         let cancelled = table::cancel_requests(&self.db, self.id).await?;
@@ -144,6 +149,7 @@ impl Membership {
     async fn without_database(&mut self) -> Beat {
         // On one host there is no network to be cut off by.
         if self.store.is_one_host() {
+            self.last_entitled = Instant::now();
             return Beat::Outage;
         }
         let asked = Instant::now();

@@ -148,7 +148,7 @@ async fn ask(workshop: &Workshop, named: Option<&[String]>, stop: &CancellationT
     });
     let command = command::question(named, &workshop::surroundings(workshop, &dir, nowhere, None));
     // Whoever asks waits for the answer, and ends the process if it does not come.
-    let launch = Launch { silence: ANSWER_LIMIT, ..workshop::launch(workshop, command, &dir) };
+    let launch = Launch { silence: ANSWER_LIMIT, ..workshop::launch(workshop, command, &dir, std::time::Instant::now()) };
     let mut process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)?;
     let answer = stop.run_until_cancelled(timeout(ANSWER_LIMIT, answer(&mut process))).await;
     // The folder goes after the process, not under it.

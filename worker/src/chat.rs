@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use shared::{
     consumption::Consumption,
     event::EventBody,
+    failpoint,
     job::{JobResult, NanoUsd, RetryAfterOutput},
     lease::{Lease, Outcome, Report, SpoolError},
     trace::Span,
@@ -61,6 +62,8 @@ pub struct Reins {
     pub started: Box<dyn FnOnce(Entitlement) + Send>,
     /// Told what the attempt has used so far, whenever that changes.
     pub used: watch::Sender<Consumption>,
+    /// What entitled this worker last to run anything.
+    pub entitled_since: watch::Receiver<std::time::Instant>,
 }
 
 /// How an attempt ended. Without an outcome nothing may be written: the job is somebody else's.
@@ -74,14 +77,14 @@ pub struct Ending {
 /// Run the attempt that `lease` is for, and tell its stages as parts of `told`.
 pub async fn run(workshop: &Workshop, lease: &Lease, reins: Reins, told: &Span) -> Ending {
     let claimed = Instant::now();
-    let Reins { stop, started, used } = reins;
+    let Reins { stop, started, used, entitled_since } = reins;
     let config = &workshop.config;
     let longest = lease.job().spec.timeout_secs.map_or(config.timeout, |secs| config.timeout.min(Duration::from_secs(secs.into())));
     let mut cut = Cut { stop, fenced: lease.fenced().clone(), deadline: claimed + longest };
     let begun = tokio::select! {
         biased;
         end = cut.falls() => Err(unbegun(end, lease)),
-        begun = Attempt::start(workshop, lease, used, told, claimed) => begun.map_err(Some),
+        begun = Attempt::start(workshop, lease, used, told, claimed, entitled_since) => begun.map_err(Some),
     };
     let mut attempt = match begun {
         Ok(attempt) => attempt,
@@ -166,6 +169,7 @@ impl<'a> Attempt<'a> {
         used: watch::Sender<Consumption>,
         told: &'a Span,
         claimed: Instant,
+        entitled_since: watch::Receiver<std::time::Instant>,
     ) -> Result<Self, Outcome> {
         let preparing = told.part("prepare");
         let spec = &lease.job().spec;
@@ -195,11 +199,15 @@ impl<'a> Attempt<'a> {
         let trace = told.context().or_else(|| lease.job().trace.clone());
         let surroundings = workshop::surroundings(workshop, &dir, workshop::way(&relay), trace);
         let command = command::build(spec, thread, &permits, lease.job().budget_left(), &surroundings);
-        let launch = workshop::launch(workshop, command, &dir);
+        failpoint::pass("worker.before_cli");
+        let launch = workshop::launch(workshop, command, &dir, *entitled_since.borrow());
         drop(preparing);
         let stage = told.part("start CLI");
-        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living)
-            .map_err(|error| outcome_of(&unstartable(lease, &error), lease))?;
+        let process = Process::spawn(&launch, LINE_LIMIT, &workshop.metrics.living).map_err(|error| match error {
+            // No fault of the job, and none that counts: if it is somebody else's by now, this changes nothing.
+            SpawnError::NotEntitled => Outcome::HandBack,
+            error => outcome_of(&unstartable(lease, &error), lease),
+        })?;
         Ok(Self {
             lease,
             told,

@@ -6,7 +6,7 @@ use std::{
     error::Error as _,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
@@ -110,7 +110,7 @@ impl Shift {
         tracing::info!(worker.id = %membership.id(), slots = newcomer.slots, "Joined as `{}`", membership.id());
         let shift = Self {
             workshop: workshop.clone(),
-            running: Running::default(),
+            running: Running::new(membership.entitled_since()),
             slots: Arc::new(Semaphore::new(newcomer.slots as usize)),
             jobs: TaskTracker::new(),
             lost: CancellationToken::new(),
@@ -276,7 +276,8 @@ async fn run_and_settle(workshop: &Workshop, lease: Lease, told: Told<'_>, runni
         let running = running.clone();
         Box::new(move |entitlement| running.set_entitlement(id, entitlement))
     };
-    let run = AssertUnwindSafe(chat::run(workshop, &lease, Reins { stop, started, used }, told.span));
+    let reins = Reins { stop, started, used, entitled_since: running.entitled_since.subscribe() };
+    let run = AssertUnwindSafe(chat::run(workshop, &lease, reins, told.span));
     let ending = run.catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("The attempt panicked");
         let error = JobError::new("internal_error", "the worker could not run the job", false);
@@ -355,7 +356,7 @@ async fn beat(
         match membership.beat().await {
             Beat::Accepted { cancelled, drain } => {
                 pulse.beat();
-                running.renew_all();
+                running.renew_all(membership.entitled_since());
                 for job in cancelled {
                     running.stop(job, Stop::Cancel);
                 }
@@ -364,7 +365,7 @@ async fn beat(
                     draining.cancel();
                 }
             }
-            Beat::Outage => running.renew_all(),
+            Beat::Outage => running.renew_all(membership.entitled_since()),
             Beat::Missed => tracing::warn!("A heartbeat did not reach the database"),
             Beat::Lost => {
                 tracing::error!("Declared dead, or cut off for too long: ending all jobs and joining anew");
@@ -395,8 +396,12 @@ async fn keep_books(books: Books, running: Running, living: Gauge, every: Durati
 }
 
 /// The jobs at work, by what can be done to them from outside.
-#[derive(Clone, Default)]
-struct Running(Arc<Mutex<HashMap<JobId, Handle>>>);
+#[derive(Clone)]
+struct Running {
+    jobs: Arc<Mutex<HashMap<JobId, Handle>>>,
+    /// What entitled this incarnation last.
+    entitled_since: Arc<watch::Sender<Instant>>,
+}
 
 struct Handle {
     attempt: u32,
@@ -406,8 +411,12 @@ struct Handle {
 }
 
 impl Running {
+    fn new(entitled_since: Instant) -> Self {
+        Self { jobs: Arc::default(), entitled_since: Arc::new(watch::Sender::new(entitled_since)) }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<JobId, Handle>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn register(
@@ -450,7 +459,8 @@ impl Running {
         });
     }
 
-    fn renew_all(&self) {
+    fn renew_all(&self, entitled_since: Instant) {
+        self.entitled_since.send_replace(entitled_since);
         self.with(|jobs| jobs.values().filter_map(|handle| handle.entitlement.as_ref()).for_each(Entitlement::renew));
     }
 
@@ -503,7 +513,7 @@ mod tests {
 
     #[test]
     fn the_first_reason_to_stop_counts_until_one_allows_no_politeness() {
-        let running = Running::default();
+        let running = Running::new(Instant::now());
         let job = JobId::new();
         let (stop, _used, _registration) = running.register(job, 1, false);
 
@@ -517,7 +527,7 @@ mod tests {
 
     #[test]
     fn what_changed_is_told_once_unless_it_reached_nobody() {
-        let running = Running::default();
+        let running = Running::new(Instant::now());
         let (job, other) = (JobId::new(), JobId::new());
         let (_stop, used, _registration) = running.register(job, 3, false);
         let (_other_stop, _idle, _other_registration) = running.register(other, 1, false);

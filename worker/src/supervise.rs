@@ -29,6 +29,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{self, Pid, Signal, WaitOptions},
     stdio, thread,
+    time::{ClockId, clock_gettime},
 };
 
 use crate::processes::Processes;
@@ -50,6 +51,9 @@ pub struct Supervise {
     /// How long the pipe may be silent before the worker counts as frozen.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     silence_ms: u64,
+    /// When the worker counts as frozen if it never writes, by the monotonic clock of this host.
+    #[arg(long)]
+    until_ms: u64,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -76,9 +80,12 @@ impl Supervise {
         close_inherited(self.entitlement_fd)?;
         let entitlement = adopt(self.entitlement_fd)?;
         let signals = take_signals()?;
+        let Some(left) = Duration::from_millis(self.until_ms).checked_sub(clock()) else { return Ok(KILLED) };
+        let deadline = Instant::now() + left;
         let program = spawn_tethered(&self.command)?;
 
-        let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, Duration::from_millis(self.silence_ms)));
+        let silence = Duration::from_millis(self.silence_ms);
+        let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, silence, deadline));
         // Whatever went wrong above, nothing may be left running.
         end_tree(program, &signals);
         Ok(code?.unwrap_or(KILLED))
@@ -121,6 +128,12 @@ impl Tether {
         }
         Command::new(&self.command[0]).args(&self.command[1..]).exec()
     }
+}
+
+/// The time by the monotonic clock, which all processes of a host share (`clock_gettime(2)`).
+pub(crate) fn clock() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::from_secs(now.tv_sec.unsigned_abs()) + Duration::from_nanos(now.tv_nsec.unsigned_abs())
 }
 
 /// Close everything the worker, or whoever started it, left open, but the standard streams and `kept`.
@@ -170,8 +183,7 @@ fn leave_streams() -> io::Result<()> {
 }
 
 /// Wait for the program's end and answer with its code, or with none once the worker's entitlement is.
-fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Duration) -> io::Result<Option<u8>> {
-    let mut deadline = Instant::now() + silence;
+fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Duration, mut deadline: Instant) -> io::Result<Option<u8>> {
     loop {
         if let ended @ Some(_) = reap(program)?.program {
             return Ok(ended);

@@ -1,6 +1,9 @@
 //! What all attempts of this worker have in common, and how a CLI is started in it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use shared::{tools::Tools, trace_context::TraceContext};
 
@@ -53,8 +56,8 @@ pub(crate) fn surroundings(workshop: &Workshop, dir: &JobDir, relay: command::Re
     }
 }
 
-/// The CLI with `command`, in its folder and its sandbox.
-pub(crate) fn launch(workshop: &Workshop, command: CommandLine, dir: &JobDir) -> Launch {
+/// The CLI with `command`, in its folder and its sandbox, of a worker that was entitled to run it at `entitled_since`.
+pub(crate) fn launch(workshop: &Workshop, command: CommandLine, dir: &JobDir, entitled_since: Instant) -> Launch {
     let config = &workshop.config;
     let confine = |sandbox: &Sandbox| Confinement {
         sandbox: sandbox.clone(),
@@ -69,6 +72,7 @@ pub(crate) fn launch(workshop: &Workshop, command: CommandLine, dir: &JobDir) ->
         sandbox: workshop.sandbox.as_ref().map(confine),
         supervisor: Launch::SUPERVISOR.into(),
         silence: config.store.timing.entitlement(),
+        entitled_since,
     }
 }
 

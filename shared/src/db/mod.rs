@@ -1,13 +1,15 @@
 //! The database: what is true. The only place that knows tables and columns. One SQL text serves both
 //! databases; `{now}`, `{for_share}`, `{for_update}` and `{for_turn}` stand for the little they say differently.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, RuntimeErr,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
     sqlx::{self, sqlite::SqliteJournalMode, sqlite::SqliteSynchronous},
 };
+
+use uuid::Uuid;
 
 use crate::{
     Error, Result,
@@ -31,6 +33,9 @@ pub mod users;
 pub mod workers;
 pub mod workspaces;
 
+/// What the sessions of this process are called in PostgreSQL's `pg_stat_activity`: by this it knows them from others.
+static APPLICATION: LazyLock<String> = LazyLock::new(|| format!("claude-api {}", Uuid::new_v4()));
+
 /// A pool of connections to either database.
 #[derive(Clone)]
 pub struct Db {
@@ -51,7 +56,7 @@ impl Db {
             .sqlx_logging(false)
             // A process that was stopped or cut off must not hold a row that recovery waits for.
             .map_sqlx_postgres_opts(|postgres| {
-                postgres.options([
+                postgres.application_name(&APPLICATION).options([
                     ("lock_timeout", "2s"),
                     ("statement_timeout", "10s"),
                     ("idle_in_transaction_session_timeout", "5s"),

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Db, error, execute, rows};
+use super::{Db, error, execute, row, rows};
 use crate::{
     Result,
     config::{ExposeSecret as _, SecretString},
@@ -74,11 +74,17 @@ async fn hold(connection: &DatabaseConnection, key: i64) -> Result<()> {
     execute(connection, sql, [key.into()]).await.map(drop)
 }
 
-/// Those of `names` whose locks nobody holds. On SQLite none.
-pub async fn free(db: &Db, names: &[Uuid]) -> Result<Vec<Uuid>> {
+/// Those of `names` whose locks nobody holds. None on SQLite, and none where this process has no session that is older
+/// than `lasted`: whatever ended its sessions, a restart or an operator, ended those that held the locks as well, and a
+/// worker that lives takes its lock again.
+pub async fn free(db: &Db, names: &[Uuid], lasted: Duration) -> Result<Vec<Uuid>> {
     #[derive(FromQueryResult)]
     struct Held {
         key: i64,
+    }
+    #[derive(FromQueryResult)]
+    struct Sessions {
+        have_lasted: bool,
     }
     if db.backend() == DbBackend::Sqlite {
         return Ok(Vec::new());
@@ -87,6 +93,12 @@ pub async fn free(db: &Db, names: &[Uuid]) -> Result<Vec<Uuid>> {
                WHERE locktype = 'advisory' AND objsubid = 1 AND granted
                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let held: HashSet<i64> = rows::<Held>(db.pool(), sql, []).await?.into_iter().map(|held| held.key).collect();
+    let sql = "SELECT COALESCE(min(backend_start) <= clock_timestamp() - make_interval(secs => $1), FALSE) AS have_lasted
+               FROM pg_stat_activity WHERE application_name = current_setting('application_name')";
+    let sessions: Option<Sessions> = row(db.pool(), sql, [lasted.as_secs_f64().into()]).await?;
+    if !sessions.is_some_and(|sessions| sessions.have_lasted) {
+        return Ok(Vec::new());
+    }
     Ok(names.iter().copied().filter(|name| !held.contains(&key(*name))).collect())
 }
 

@@ -84,11 +84,12 @@ impl Watch {
         let mut dead: HashSet<Uuid> = living.iter().filter(|pulse| silence(pulse) >= timing.ttl).map(|pulse| pulse.id).collect();
         dead.extend(unlocked(living).await);
         // After an outage workers come back one by one: a lock that is free says nothing before they had the time.
-        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= timing.overdue() * 4);
+        let time = timing.overdue() * 4;
+        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= time);
         let overdue = |pulse: &&Pulse| has_time && !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue();
         let overdue: Vec<Uuid> = living.iter().filter(overdue).map(|pulse| pulse.id).collect();
         if !overdue.is_empty() {
-            dead.extend(session_lock::free(store.db(), &overdue).await?);
+            dead.extend(session_lock::free(store.db(), &overdue, time).await?);
         }
         Ok(dead)
     }

@@ -164,6 +164,7 @@ impl Direct {
             supervisor: self.supervisor.clone(),
             // Longer than a run may take: nobody renews it.
             silence: PATIENCE * 2,
+            entitled_since: Instant::now(),
         }
     }
 }

@@ -88,6 +88,50 @@ async fn row_21_a_worker_that_wakes_at_the_end_of_its_job_does_not_end_it() -> a
     woken_after_it_froze_at("worker.before_settle").await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_21_a_worker_that_wakes_before_its_cli_begins_begins_none() -> anyhow::Result<()> {
+    let system = System::start(Kind::Postgres, Cli::Fake).await?;
+    let api = system.api().await?;
+    let mut frozen = system.worker_with(&[("FAILPOINTS", "worker.before_cli=stop"), WITHOUT_SANDBOX]).await?;
+    let (prompt, ledger) = with_ledger(&system, "slow:20:0.05");
+    let (mut stream, mut events) = (api.client.chat(&prompt).await?, Vec::new());
+    frozen.said("Started job").await?;
+    let _other = elsewhere(&system, &[WITHOUT_SANDBOX]).await?;
+    until_attempt(&mut stream, 2, &mut events).await?;
+
+    frozen.signal(Signal::CONT)?;
+    frozen.said("Declared dead").await?;
+    events.extend(stream.rest().await?);
+
+    let id = api.client.only_job().await?;
+    assert_completed(&system, &api.client, &id, &events, 2).await?;
+    assert_apart(&ledger, 1);
+    at_rest(&system).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_21_a_worker_that_froze_before_all_sessions_ended_keeps_its_job_until_its_clis_are_gone() -> anyhow::Result<()> {
+    let system = System::start(Kind::Postgres, Cli::Fake).await?;
+    let (api, frozen) = (system.api().await?, system.worker_with(&[WITHOUT_SANDBOX]).await?);
+    let (prompt, ledger) = with_ledger(&system, "slow:200:0.05");
+    let (mut stream, mut events) = (api.client.chat(&prompt).await?, Vec::new());
+    stream.until("text.delta", &mut events).await?;
+    let _other = elsewhere(&system, &[WITHOUT_SANDBOX]).await?;
+    // Until a lock that is free would be taken for a sign again.
+    pieces(&mut stream, 80, &mut events).await?;
+
+    frozen.signal(Signal::STOP)?;
+    system.database.end_connections().await?;
+    until_attempt(&mut stream, 2, &mut events).await?;
+    frozen.signal(Signal::CONT)?;
+    events.extend(stream.rest().await?);
+
+    let id = api.client.only_job().await?;
+    assert_completed(&system, &api.client, &id, &events, 2).await?;
+    assert_apart(&ledger, 2);
+    at_rest(&system).await
+}
+
 /// A worker dies at `point`, and another runs the job in `attempt`; why attempts began is told in `starts`.
 async fn taken_over_from_one_that_dies_at(kind: Kind, point: &str, attempt: u32, starts: &[&str]) -> anyhow::Result<()> {
     let system = System::start(kind, Cli::Fake).await?;

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fmt, fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::Access;
@@ -31,6 +31,9 @@ pub struct Launch {
     pub supervisor: PathBuf,
     /// How long the supervisor waits for a [renewal](super::process::Process::renew) before it ends everything.
     pub silence: Duration,
+    /// From when the first such wait counts: what entitled the worker last, not the moment of the start. A worker that
+    /// stood still on its way to it may have lost the job meanwhile.
+    pub entitled_since: Instant,
 }
 
 impl Launch {
@@ -67,6 +70,9 @@ pub enum SpawnError {
     /// The supervisor is not where it should be.
     #[error("could not start the supervisor `{}`: no such file", .0.display())]
     SupervisorMissing(PathBuf),
+    /// The worker was not entitled for as long as a process may live without.
+    #[error("the worker may not start anything now")]
+    NotEntitled,
     /// The program cannot run inside the sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -101,6 +107,7 @@ mod tests {
             sandbox: None,
             supervisor: Launch::SUPERVISOR.into(),
             silence: Duration::from_secs(8),
+            entitled_since: Instant::now(),
         };
 
         assert_eq!(format!("{launch:?}"), r#"Launch { program: "/opt/claude", cwd: "/", .. }"#);

@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::strays;
+use crate::{strays, supervise};
 
 pub use super::launch::{Launch, SpawnError};
 use super::lines::{LineError, Lines};
@@ -102,6 +102,7 @@ impl Process {
     /// until all of it is gone. Must be called inside a tokio runtime.
     pub fn spawn(launch: &Launch, line_limit: usize, living: &Gauge) -> Result<Self, SpawnError> {
         launch.check()?;
+        let left = launch.silence.checked_sub(launch.entitled_since.elapsed()).ok_or(SpawnError::NotEntitled)?;
         let (program, args) = match &launch.sandbox {
             Some(confinement) => confinement.wrap(&launch.program, &launch.args)?,
             None => (launch.program.clone(), launch.args.clone()),
@@ -111,7 +112,9 @@ impl Process {
         let mut child = Command::new(&launch.supervisor)
             .arg0("worker")
             .args(["supervise", "--entitlement-fd", &read_end.as_raw_fd().to_string()])
-            .args(["--silence-ms", &launch.silence.as_millis().to_string(), "--"])
+            .args(["--silence-ms", &launch.silence.as_millis().to_string()])
+            // A time and no span: this process may be stopped before the supervisor begins.
+            .args(["--until-ms", &(supervise::clock() + left).as_millis().to_string(), "--"])
             .arg(program)
             .args(args)
             .env_clear()

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -125,6 +125,7 @@ impl Sandbox {
             sandbox: Some(Confinement { sandbox: sandbox.clone(), mounts }),
             supervisor: supervisor.to_owned(),
             silence: TRIAL_LIMIT,
+            entitled_since: Instant::now(),
         };
         let Err(problem) = succeed(&launch).await else { return Ok(sandbox) };
 

@@ -1,6 +1,10 @@
 //! A process as its owner sees it: what goes in, what comes out, and that nothing is left of it.
 
-use std::{fs::File, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use crate::room::{RUNAWAYS, Room, SOON, line, spawn};
 use prometheus_client::metrics::gauge::Gauge;
@@ -207,6 +211,29 @@ async fn what_cannot_start_says_why() {
     let mut launch = room.launch("/bin/true", []);
     launch.cwd = "/nowhere".into();
     assert!(matches!(error(launch), SpawnError::DirectoryMissing(_)));
+}
+
+#[tokio::test]
+async fn what_the_worker_was_not_entitled_to_for_too_long_does_not_start() {
+    let room = Room::new();
+    let mut launch = room.launch("/bin/true", []);
+    launch.entitled_since = Instant::now().checked_sub(launch.silence).unwrap();
+
+    let error = Process::spawn(&launch, LINE_LIMIT, &Gauge::default()).unwrap_err();
+
+    assert!(matches!(error, SpawnError::NotEntitled), "{error}");
+}
+
+#[tokio::test]
+async fn a_process_lives_from_what_entitled_it_and_not_from_its_start() {
+    let room = Room::new();
+    let mut launch = room.launch("/bin/cat", []);
+    launch.silence = SOON * 2;
+    launch.entitled_since = Instant::now().checked_sub(SOON * 2).unwrap().checked_add(Duration::from_secs(1)).unwrap();
+
+    let exit = timeout(SOON, spawn(&launch).wait()).await.expect("its end");
+
+    assert_eq!(exit.signal, Some(9));
 }
 
 #[tokio::test]

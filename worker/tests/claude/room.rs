@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -87,6 +87,7 @@ impl Room {
             sandbox: None,
             supervisor: WORKER.into(),
             silence: SOON,
+            entitled_since: Instant::now(),
         }
     }
 
