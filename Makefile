@@ -20,8 +20,8 @@ dev: ## Run api and worker as set in .env, logging everything
 start: ## Run api and worker as set in .env, built for release
 	@exec setpriv --pdeathsig TERM scripts/start release
 
-migrate: build ## Bring the database set in .env up to date
-	@. scripts/settings.sh && load_dotenv && exec "$$(built migration)" up
+migrate: build ## Bring the database up to date, as api and worker do at their start
+	@exec scripts/operate migration up
 
 build: ## Build everything for development
 	cargo build --workspace
@@ -48,7 +48,8 @@ check: ## What must hold before a push: format, lints, docs, contract
 	cargo build --workspace --quiet
 	$(target)/debug/api openapi | diff -u openapi.yaml - || { echo 'hint: `make openapi` renews it'; exit 1; }
 	scripts/dashboard check
-	! command -v shellcheck >/dev/null || shellcheck -x scripts/{run,start,dashboard,test,chaos,bench,soak,install} scripts/*.sh .ci/run
+	@command -v shellcheck >/dev/null || { echo 'hint: `scripts/install` gets shellcheck'; exit 1; }
+	shellcheck -x scripts/{run,start,operate,dashboard,test,chaos,bench,soak,install} scripts/*.sh .ci/run
 
 fmt: ## Format the code
 	cargo fmt

@@ -8,19 +8,13 @@ postgres_options=()
 # `TEST_POSTGRES_URL`.
 start_postgres() {
     # shellcheck disable=SC2154 # `scratch` is set by whoever calls this.
-    local home=$scratch/pg port password
-    # It starts only where its user may be.
-    local user=(env -C "$home")
+    local home=$scratch/pg port password user=()
     port=$(free_port)
     password=$(od -An -N12 -tx1 /dev/urandom | tr -d ' ')
     mkdir "$home"
     printf '%s' "$password" >"$home/password"
-    # PostgreSQL refuses to run as root.
-    if ((EUID == 0)); then
-        user+=(setpriv --reuid nobody --regid nogroup --clear-groups --pdeathsig INT)
-        chmod 711 "$scratch"
-        chown -R nobody "$home"
-    fi
+    # PostgreSQL refuses to run as root: to itself it is somebody else, who can still go where root alone may.
+    ((EUID != 0)) || user+=(unshare --user --map-user nobody --map-group nogroup setpriv --pdeathsig INT)
     # md5: the tests log in thousands of times, and the hashing of scram is slow in a debug build.
     step "${user[@]}" initdb -D "$home/data" --username postgres --pwfile "$home/password" --auth md5 --encoding UTF8 --no-locale \
         --no-sync >"$scratch/initdb.log" 2>&1 || fail "initdb failed: $(tail -n 3 "$scratch/initdb.log")"

@@ -104,15 +104,20 @@ free_port() {
     printf '%s' "$port"
 }
 
-# answers HOST PORT PATH: an HTTP GET of PATH is answered with 200. Spoken by this shell, as a bare
-# machine may have no client.
+# answers HOST PORT PATH: an HTTP GET of PATH is answered with 200.
 answers() {
+    [[ $(status_of "$@") == 200 ]]
+}
+
+# status_of HOST PORT PATH [HEADER]: what an HTTP GET of PATH is answered with. Spoken by this shell, as a bare
+# machine may have no client.
+status_of() {
     local status=''
     {
         exec 3<>"/dev/tcp/$1/$2" || return 1
-        printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$3" >&3
+        printf '%s\r\n' "GET $3 HTTP/1.1" 'Host: localhost' 'Connection: close' ${4:+"$4"} '' >&3
         read -r -t 5 _ status _ <&3
         exec 3>&-
     } 2>/dev/null
-    [[ $status == 200 ]]
+    printf '%s' "$status"
 }

@@ -20,27 +20,44 @@ has() {
     command -v "$1" >/dev/null
 }
 
-# require_packages COMMAND:PACKAGE…: install the packages whose commands are missing.
+# require_packages COMMAND:PACKAGE…: install the packages whose commands are missing, or unpack them without root.
 require_packages() {
-    local entry missing=()
+    get_packages install_packages "$@"
+}
+
+# require_servers COMMAND:PACKAGE…: unpack them in any case. Installed, they would serve this machine's ports for good.
+require_servers() {
+    get_packages unpack_packages "$@"
+}
+
+# get_packages HOW COMMAND:PACKAGE…: get the packages whose commands are missing.
+get_packages() {
+    local how=$1 entry missing=()
+    shift
     for entry in "$@"; do
         has "${entry%%:*}" || missing+=("${entry#*:}")
     done
     ((${#missing[@]})) || return 0
     local by_hand="install with your system's packages: ${missing[*]}"
     has apt-get || fail "not installed: ${missing[*]}, and there is no \`apt-get\`" "$by_hand"
-    if ((EUID == 0)); then
-        apt_install "${missing[@]}"
-    elif sudo -n true 2>/dev/null; then
-        apt_install "${missing[@]}"
-    else
-        unpack_packages "${missing[@]}"
-    fi
+    "$how" "${missing[@]}"
     extend_path
     hash -r
     for entry in "$@"; do
-        has "${entry%%:*}" || fail "\`${entry%%:*}\` is still not there after installing \`${entry#*:}\`" "$by_hand"
+        has "${entry%%:*}" || fail "\`${entry%%:*}\` is still not there with the package \`${entry#*:}\`" "$by_hand"
     done
+}
+
+may_install() {
+    ((EUID == 0)) || sudo -n true 2>/dev/null
+}
+
+install_packages() {
+    if may_install; then
+        apt_install "$@"
+    else
+        unpack_packages "$@"
+    fi
 }
 
 apt_install() {
@@ -105,22 +122,23 @@ logged() {
 
 require_rust() {
     has cargo || fail "\`cargo\` is not installed" "install Rust 1.95 or later with rustup"
-    # Two of the crates are C inside, and rustc links with `cc`.
+    # Two of the crates are C inside, and rustc links with `cc`, which is of no use unpacked.
+    has cc || ! has apt-get || may_install || fail "\`cc\` is not installed" "as root: \`apt-get install build-essential\`"
     require_packages cc:build-essential
 }
 
+require_sandbox() {
+    require_packages bwrap:bubblewrap
+}
+
 require_services() {
-    require_packages redis-server:redis-server bwrap:bubblewrap
+    require_sandbox
+    require_servers redis-server:redis-server
 }
 
 require_test_services() {
-    require_packages initdb:postgresql ip:iproute2 curl:curl
-    # Unpacked and not installed: that would have them serve this machine's ports from then on.
-    local server
-    for server in nginx prometheus; do
-        has "$server" || ! has apt-get || unpack_packages "$server"
-    done
-    require_packages nginx:nginx prometheus:prometheus promtool:prometheus
+    require_packages ip:iproute2 curl:curl
+    require_servers initdb:postgresql nginx:nginx prometheus:prometheus promtool:prometheus
 }
 
 # require_chromium: have a browser, and leave its path in `CHROMIUM`.
@@ -277,9 +295,7 @@ require_venv() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$reason, and this is $(python3 --version)"
     python3 -c 'import ensurepip' 2>/dev/null && return
     local by_hand="install with your system's packages: python3-venv"
-    if ! has apt-get || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
-        fail "$reason" "$by_hand"
-    fi
+    { has apt-get && may_install; } || fail "$reason" "$by_hand"
     apt_install python3-venv
     python3 -c 'import ensurepip' 2>/dev/null || fail "$reason, even with \`python3-venv\`" "$by_hand"
 }

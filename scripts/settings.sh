@@ -1,16 +1,16 @@
-# The settings in `.env`, for the programs started from here.
+# The settings in `.env`, for the programs started from here, and what each of them is to see.
 # shellcheck shell=bash
 
-# Read `.env` as data: a value with `$(…)` in it stays text. What the environment already holds wins.
-load_dotenv() {
-    [[ -f .env ]] || return 0
-    local line name value
+# load_settings FILE: read it as data: a value with `$(…)` in it stays text. What the environment already holds wins.
+load_settings() {
+    local file=$1 line name value
+    [[ -f $file ]] || return 0
     while IFS= read -r line || [[ -n $line ]]; do
         line=${line%$'\r'}
         [[ $line =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]] || continue
         name=${BASH_REMATCH[2]} value=$(unquote "${BASH_REMATCH[3]}")
         [[ -n ${!name+set} ]] || export "$name=$value"
-    done <.env
+    done <"$file"
 }
 
 # A value without its quotes, or without the remark and the blanks after it.
@@ -23,6 +23,15 @@ unquote() {
         value=${value%"${value##*[![:space:]]}"}
     fi
     printf '%s' "$value"
+}
+
+# apart NAME: leave in `apart` the words before a command that keep from it the secrets of others than NAME.
+apart() {
+    local secrets=()
+    [[ $1 == api ]] || secrets+=(JWT_SECRET ADMIN_PASSWORD)
+    [[ $1 == worker ]] || secrets+=(ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN CLAUDE_CODE_OAUTH_TOKEN)
+    # shellcheck disable=SC2034 # Whoever calls this uses it.
+    apart=(env "${secrets[@]/#/--unset=}")
 }
 
 # built NAME [PROFILE]: the path of a program of ours.
@@ -38,15 +47,19 @@ reachable_host() {
     esac
 }
 
-# The seconds that `DRAIN_TIMEOUT` gives, and some for the end itself.
+# The seconds that the settings give a program to stop, and half a minute for the end itself.
 stop_grace() {
-    local digits=${DRAIN_TIMEOUT:-30} unit=1
-    case $digits in
+    printf '%s' $(($(seconds "${DRAIN_DELAY:-0}") + $(seconds "${DRAIN_TIMEOUT:-30}") + 30))
+}
+
+seconds() {
+    local unit=1
+    case $1 in
     *ms) unit=0 ;;
     *m) unit=60 ;;
     *h) unit=3600 ;;
     esac
-    printf '%s' $((10#0${digits%%[!0-9]*} * unit + 15))
+    printf '%s' $((10#0${1%%[!0-9]*} * unit))
 }
 
 has_credential() {

@@ -6,11 +6,14 @@ use std::{io::IsTerminal as _, num::NonZero};
 
 use clap::{Parser, Subcommand};
 
+/// Where nothing says another, as for the api and the worker.
+const DATABASE_URL: &str = "postgresql://postgres:password@localhost:5432/claude_api";
+
 /// Bring the database's schema up to date, or look at it.
 #[derive(Parser)]
 struct Arguments {
     /// `postgresql://…` or `sqlite://…`
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, default_value = "postgresql://postgres:password@localhost:5432/claude_api")]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, default_value = DATABASE_URL)]
     database_url: String,
     #[command(subcommand)]
     command: Command,
@@ -34,10 +37,12 @@ async fn main() -> anyhow::Result<()> {
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
     let Arguments { database_url, command } = Arguments::parse();
+    // An empty setting is as good as none.
+    let database_url = if database_url.is_empty() { DATABASE_URL } else { &database_url };
     match command {
-        Command::Up => migration::up(&database_url).await?,
-        Command::Down { steps } => migration::down(&database_url, steps.get()).await?,
-        Command::Status => print!("{}", migration::status(&database_url).await?),
+        Command::Up => migration::up(database_url).await?,
+        Command::Down { steps } => migration::down(database_url, steps.get()).await?,
+        Command::Status => print!("{}", migration::status(database_url).await?),
     }
     Ok(())
 }
