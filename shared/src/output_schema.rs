@@ -7,6 +7,10 @@ use serde_json::Value;
 
 /// The longest schema, in bytes of JSON.
 pub const MAX_BYTES: usize = 64 * 1024;
+/// The most patterns of a schema. Each becomes a program of up to [`PATTERN_BYTES`], by whoever sends a request.
+pub const MAX_PATTERNS: usize = 64;
+/// The largest program that a pattern may become, in bytes: room for some classes of Unicode.
+const PATTERN_BYTES: usize = 256 * 1024;
 
 /// A JSON Schema of an object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +23,9 @@ pub enum InvalidSchema {
     /// It is too long.
     #[error("must be at most {MAX_BYTES} bytes of JSON")]
     TooLong,
+    /// It would take too long to read.
+    #[error("must have at most {MAX_PATTERNS} patterns")]
+    TooManyPatterns,
     /// The model hands in an object, or nothing.
     #[error("must be a JSON Schema with `\"type\": \"object\"`")]
     NotOfAnObject,
@@ -35,6 +42,9 @@ impl OutputSchema {
         }
         if schema.get("type").and_then(Value::as_str) != Some("object") {
             return Err(InvalidSchema::NotOfAnObject);
+        }
+        if patterns(&schema) > MAX_PATTERNS {
+            return Err(InvalidSchema::TooManyPatterns);
         }
         let schema = Self(schema);
         schema.validator()?;
@@ -53,9 +63,26 @@ impl OutputSchema {
     }
 
     fn validator(&self) -> Result<Validator, InvalidSchema> {
-        let patterns = PatternOptions::regex().size_limit(1024 * 1024);
+        let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
         let validator = jsonschema::options().offline().with_pattern_options(patterns).build(&self.0);
         validator.map_err(|error| InvalidSchema::NotASchema(error.to_string()))
+    }
+}
+
+/// How many patterns there are, or may be: what is a keyword and what an example is not told apart.
+fn patterns(schema: &Value) -> usize {
+    match schema {
+        Value::Array(items) => items.iter().map(patterns).sum(),
+        Value::Object(fields) => fields.iter().map(|(keyword, value)| of_keyword(keyword, value) + patterns(value)).sum(),
+        _ => 0,
+    }
+}
+
+fn of_keyword(keyword: &str, value: &Value) -> usize {
+    match (keyword, value) {
+        ("pattern", Value::String(_)) => 1,
+        ("patternProperties", Value::Object(patterns)) => patterns.len(),
+        _ => 0,
     }
 }
 
@@ -81,6 +108,12 @@ mod tests {
     fn what_is_no_schema_of_an_object_is_refused() {
         let long = json!({"type": "object", "description": "x".repeat(MAX_BYTES)});
         assert_eq!(OutputSchema::parse(long), Err(InvalidSchema::TooLong));
+        let names = |count: usize| (0..count).map(|n| (format!("p{n}"), json!({"pattern": "^a$"})));
+        let many = |count| json!({"type": "object", "properties": names(count).collect::<serde_json::Map<_, _>>()});
+        assert!(OutputSchema::parse(many(MAX_PATTERNS)).is_ok());
+        assert_eq!(OutputSchema::parse(many(MAX_PATTERNS + 1)), Err(InvalidSchema::TooManyPatterns));
+        let many = json!({"type": "object", "patternProperties": names(MAX_PATTERNS + 1).collect::<serde_json::Map<_, _>>()});
+        assert_eq!(OutputSchema::parse(many), Err(InvalidSchema::TooManyPatterns));
         for wrong in [json!([]), json!({}), json!({"type": "array"}), json!(true)] {
             assert_eq!(OutputSchema::parse(wrong.clone()), Err(InvalidSchema::NotOfAnObject), "{wrong}");
         }
@@ -88,6 +121,7 @@ mod tests {
             json!({"type": "object", "properties": {"a": {"type": "strnig"}}}),
             json!({"type": "object", "required": "name"}),
             json!({"type": "object", "properties": {"a": {"pattern": "("}}}),
+            json!({"type": "object", "properties": {"a": {"pattern": "(\\p{L}{100}){100}"}}}),
             json!({"type": "object", "properties": {"a": {"$ref": "https://example.com/schema.json"}}}),
             json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}}),
         ] {
