@@ -1,6 +1,7 @@
 //! The model's API as one CLI process sees it: a server of its own that lets nothing but the API's paths
-//! through and adds the credential, so that neither the CLI nor its tools ever hold the key. Headers,
-//! bodies and, where there is no sandbox, the address (whoever knows it may use it) reach no log.
+//! through and adds the credential, so that neither the CLI nor its tools ever hold the key. In a sandbox it serves
+//! the CLI alone: what a tool asked the model for would be on nobody's bill. Headers, bodies and, where there is no
+//! sandbox, the address (whoever knows it may use it) reach no log.
 
 use std::{
     convert::Infallible,
@@ -44,6 +45,8 @@ const DISCARD_LIMIT: usize = 4 * REQUEST_LIMIT;
 const REQUESTS: usize = 16;
 /// The most connections. More wait in the system's queue.
 const CONNECTIONS: usize = 64;
+/// The CLI in its pid namespace: the first process that bwrap, the namespace's init, starts.
+const CLI_PID: &str = "2";
 /// How long to leave a listener alone that could not accept: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,12 +149,27 @@ async fn accept(listener: &Listener) -> io::Result<Either<UnixStream, TcpStream>
 }
 
 async fn converse(stream: Either<UnixStream, TcpStream>, gate: Arc<Gate>) {
+    let is_tool = matches!(&stream, Either::Left(socket) if is_tool(socket));
     let service = service_fn(|request| {
         let gate = Arc::clone(&gate);
-        async move { Ok::<_, Infallible>(gate.forward(request).await.unwrap_or_else(Refusal::response)) }
+        async move {
+            let answer = if is_tool { Err(Refusal::NotTheCli) } else { gate.forward(request).await };
+            Ok::<_, Infallible>(answer.unwrap_or_else(Refusal::response))
+        }
     });
     // Its error is the child's hanging up or the API's; the child sees both for itself.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Whether another process than the CLI of a sandbox is at the other end. One that is gone by now, or that nothing can
+/// be told of, is none that waits for an answer.
+fn is_tool(socket: &UnixStream) -> bool {
+    let Some(pid) = socket.peer_cred().ok().and_then(|peer| peer.pid()) else { return true };
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    // From this process's namespace inwards; there is one number outside of any sandbox.
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let inner = pids.split_ascii_whitespace().skip(1);
+    inner.last().is_some_and(|pid| pid != CLI_PID)
 }
 
 type Reply = BoxBody<Bytes, reqwest::Error>;
@@ -208,6 +226,7 @@ fn is_model(name: &str) -> bool {
 #[derive(Clone, Copy, Debug)]
 enum Refusal {
     NotTheApi,
+    NotTheCli,
     TooLarge,
     Unreachable,
 }
@@ -227,6 +246,7 @@ impl Refusal {
     fn response(self) -> Response<Reply> {
         let (status, kind, message) = match self {
             Self::NotTheApi => (StatusCode::FORBIDDEN, "permission_error", "this path is not open to jobs"),
+            Self::NotTheCli => (StatusCode::FORBIDDEN, "permission_error", "the API is not open to what a job runs"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "the request is larger than 48 MiB"),
             // A status the CLI tries again after.
             Self::Unreachable => (StatusCode::BAD_GATEWAY, "api_error", "the API could not be reached"),

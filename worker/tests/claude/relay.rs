@@ -24,7 +24,7 @@ use worker::claude::{
     upstream::{Credential, Upstream},
 };
 
-use crate::room::{Room, SOON};
+use crate::room::{Room, SOON, spawn};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -337,4 +337,28 @@ async fn without_a_sandbox_only_the_secret_path_is_open() {
         assert_eq!(outside.status(), 403, "{guess}");
     }
     assert!(!format!("{relay:?}").contains(secret));
+}
+
+#[tokio::test]
+async fn in_a_sandbox_the_api_is_open_to_the_cli_and_not_to_what_it_runs() {
+    let (room, api) = (Room::new(), Api::echo().await);
+    let (_relay, _) = on_socket(&room, &api).await;
+    // The CLI, and a tool that it starts.
+    let ask = r#"
+        use IO::Socket::UNIX;
+        my $socket = IO::Socket::UNIX->new(Peer => "/sock/api.sock") or die "no socket";
+        print $socket "GET /v1/models HTTP/1.1\r\nhost: child\r\nconnection: close\r\n\r\n";
+        my $status = <$socket>;
+        print $status;
+    "#;
+    let script = r#"$| = 1; eval $ARGV[0]; die $@ if $@; system("/usr/bin/perl", "-e", $ARGV[0])"#;
+    let launch = room.confined(room.launch("/usr/bin/perl", ["-e", script, ask])).await;
+
+    let mut process = spawn(&launch);
+    let mut answers = Vec::new();
+    while let Some(line) = process.next_line().await.unwrap() {
+        answers.push(String::from_utf8(line).unwrap().trim().to_owned());
+    }
+
+    assert_eq!(answers, ["HTTP/1.1 200 OK", "HTTP/1.1 403 Forbidden"], "{}", process.stderr_tail());
 }
