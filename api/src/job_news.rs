@@ -13,7 +13,7 @@ use shared::{
     Result,
     event::MAX_EVENT_BYTES,
     id::{JobId, UserId},
-    job::{Job, JobState},
+    job::{Job, JobState, JobView},
     jobs::{JobFilter, Jobs, StateNews},
     time::Timestamp,
 };
@@ -77,8 +77,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn of(job: &Job) -> Self {
-        Self { state: job.state, attempt: job.attempt, cancel_requested_at: job.cancel_requested_at }
+    fn of(job: &JobView) -> Self {
+        Self { state: job.status, attempt: job.attempt, cancel_requested_at: job.cancel_requested_at }
     }
 }
 
@@ -196,14 +196,14 @@ async fn follow(jobs: &Jobs, feed: &Feed, user: UserId) {
 async fn look(jobs: &Jobs, feed: &Feed, user: UserId) -> Result<()> {
     let open = jobs.unended(user, MOST).await?;
     let filter = JobFilter { state: None, session_id: None, dead_letters: false, before: None, limit: NEWEST };
-    let newest = jobs.list(user, filter).await?;
+    let newest: Vec<JobView> = jobs.list(user, filter).await?.jobs.iter().map(Job::view).collect();
     let gone: Vec<JobId> = {
         let state = lock(&feed.state);
         state.open.keys().filter(|id| !open.iter().any(|job| job.id == **id)).copied().collect()
     };
     let is_first = !*feed.is_ready.borrow();
     for job in open.iter().chain(newest.iter().rev()) {
-        if is_first && job.state.is_terminal() {
+        if is_first && job.status.is_terminal() {
             lock(&feed.state).remember(job.id);
         } else {
             lock(&feed.state).tell(job);
@@ -219,7 +219,7 @@ async fn look(jobs: &Jobs, feed: &Feed, user: UserId) -> Result<()> {
 /// Read how one of them stands.
 async fn peek(jobs: &Jobs, feed: &Feed, user: UserId, id: JobId) -> Result<()> {
     match jobs.find(user, id).await? {
-        Some(job) => lock(&feed.state).tell(&job),
+        Some(job) => lock(&feed.state).tell(&job.view()),
         None => drop(lock(&feed.state).open.remove(&id)),
     }
     Ok(())
@@ -227,14 +227,14 @@ async fn peek(jobs: &Jobs, feed: &Feed, user: UserId, id: JobId) -> Result<()> {
 
 impl State {
     /// Tell how `job` stands, unless that was told before.
-    fn tell(&mut self, job: &Job) {
+    fn tell(&mut self, job: &JobView) {
         let stage = Stage::of(job);
         let is_known = self.open.get(&job.id).is_some_and(|(known, _)| *known == stage) || self.ended.contains(&job.id);
         if is_known {
             return;
         }
         let message = message(job);
-        if job.state.is_terminal() {
+        if job.status.is_terminal() {
             self.open.remove(&job.id);
             self.remember(job.id);
         } else {
@@ -252,15 +252,15 @@ impl State {
     }
 }
 
-fn message(job: &Job) -> Message {
-    let text = |job: &shared::job::JobView| json!({"type": "job", "job": job}).to_string();
-    let mut view = job.view();
-    let whole = text(&view);
+fn message(job: &JobView) -> Message {
+    let text = |job: &JobView| json!({"type": "job", "job": job}).to_string();
+    let whole = text(job);
     if whole.len() <= MAX_EVENT_BYTES {
         return whole.into();
     }
-    view.truncate();
-    text(&view).into()
+    let mut cut = job.clone();
+    cut.truncate();
+    text(&cut).into()
 }
 
 /// Wait until nobody watches any more, and take the feed away.

@@ -16,7 +16,7 @@ use crate::{
     },
     ending, failpoint,
     id::{ApiKeyId, JobId, SessionId, UserId},
-    job::{ChatSpec, Job, JobState, NanoUsd, canonical_json},
+    job::{ChatSpec, Job, JobState, JobView, NanoUsd, canonical_json},
     line::Line,
     redis::{
         queue::Turn,
@@ -93,8 +93,24 @@ pub struct JobFilter {
     pub dead_letters: bool,
     /// Only those older than this one.
     pub before: Option<JobId>,
-    /// The most to answer.
+    /// The most to answer; fewer where they are large.
     pub limit: u32,
+}
+
+/// Some of the jobs that there are.
+#[derive(Debug, Default)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Whether others follow the last of them.
+    pub has_more: bool,
+}
+
+impl JobPage {
+    /// The last of them, where another page follows it.
+    pub fn cursor(&self) -> Option<JobId> {
+        self.jobs.last().filter(|_| self.has_more).map(|job| job.id)
+    }
 }
 
 impl Jobs {
@@ -215,12 +231,12 @@ impl Jobs {
     }
 
     /// The jobs of `user` that `filter` lets through, newest first.
-    pub async fn list(&self, user: UserId, filter: JobFilter) -> Result<Vec<Job>> {
+    pub async fn list(&self, user: UserId, filter: JobFilter) -> Result<JobPage> {
         table::list(self.store.db(), Some(user), filter).await
     }
 
     /// The jobs that `filter` lets through, newest first: those of `user`, or everybody's.
-    pub async fn list_all(&self, user: Option<UserId>, filter: JobFilter) -> Result<Vec<Job>> {
+    pub async fn list_all(&self, user: Option<UserId>, filter: JobFilter) -> Result<JobPage> {
         table::list(self.store.db(), user, filter).await
     }
 
@@ -252,9 +268,9 @@ impl Jobs {
         self.store.signals().subscribe_user(user).await.map(StateNews)
     }
 
-    /// The jobs of `user` that have not ended, oldest first.
-    pub async fn unended(&self, user: UserId, limit: u32) -> Result<Vec<Job>> {
-        table::unended(self.store.db(), user, limit).await
+    /// The jobs of `user` that have not ended, oldest first, as clients see them.
+    pub async fn unended(&self, user: UserId, limit: u32) -> Result<Vec<JobView>> {
+        table::unended_views(self.store.db(), user, limit).await
     }
 
     /// Send a dead letter again, as a new job of the same user that no key sent and that keeps `reservation` of

@@ -51,7 +51,7 @@ async fn a_dead_letter_becomes_one_job_however_many_send_it_again(kind: Kind) ->
     let old = jobs.peek(dead.id).await?.expect("it stays");
     assert_eq!((old.state, old.retried_as, old.view().retried_as), (JobState::Failed, Some(retry.id), Some(retry.id)));
     let filter = JobFilter { state: None, session_id: None, dead_letters: true, before: None, limit: 10 };
-    assert_eq!(jobs.list_all(None, filter).await?.iter().map(|job| job.id).collect::<Vec<_>>(), [dead.id]);
+    assert_eq!(jobs.list_all(None, filter).await?.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [dead.id]);
     let filter = AuditFilter { actor: None, action: Some("job.retry".into()), before: None, limit: 10 };
     let noted = AuditLog::new(&store).list(filter).await?;
     assert_eq!((noted.len(), &noted[0].by, noted[0].target.clone()), (1, &by, Some(dead.id.to_string())));

@@ -226,15 +226,11 @@ impl JobsApi {
     ) -> Result<Json<JobList>, ApiError> {
         let limit = limit.0.map_or(20, |Wire(Bounded(limit))| limit);
         let (state, before) = (status.0.map(|Wire(state)| state), cursor.0.map(|Wire(id)| id));
-        // One more than asked for tells whether there is another page.
         let session_id = session_id.0.map(|Wire(id)| id);
-        let filter = JobFilter { state, session_id, dead_letters: false, before, limit: limit + 1 };
-        let mut jobs = app.jobs.list(auth.user_id(), filter).await?;
-        let size = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = jobs.len() > size;
-        jobs.truncate(size);
-        let next_cursor = jobs.last().filter(|_| more).map(|job| job.id.to_string());
-        Ok(Json(JobList { data: jobs.iter().map(|job| job.view().into()).collect(), next_cursor }))
+        let filter = JobFilter { state, session_id, dead_letters: false, before, limit };
+        let page = app.jobs.list(auth.user_id(), filter).await?;
+        let next_cursor = page.cursor().map(|id| id.to_string());
+        Ok(Json(JobList { data: page.jobs.iter().map(|job| job.view().into()).collect(), next_cursor }))
     }
 
     /// Get a job.

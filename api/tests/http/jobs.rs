@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use poem::http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::{Stage, complete, get, with};
 
@@ -27,6 +27,28 @@ async fn a_list_is_walked_newest_first_without_a_gap() {
 
     assert_eq!(seen, submitted);
     assert_eq!(stage.get("/api/jobs?status=completed").await.json(), json!({"data": [], "next_cursor": null}));
+}
+
+#[tokio::test]
+async fn a_page_of_large_jobs_ends_early() {
+    let stage = Stage::new().await;
+    let large = "x".repeat(1_000_000);
+    let mut submitted = Vec::new();
+    for _ in 0..10 {
+        submitted.insert(0, stage.submit(&large).await);
+    }
+
+    let mut seen = Vec::new();
+    let first = stage.get("/api/jobs?limit=100").await.json();
+    let cursor = first["next_cursor"].as_str().expect("another page");
+    let second = stage.get(&format!("/api/jobs?limit=100&cursor={cursor}")).await.json();
+    for page in [&first, &second] {
+        let jobs = page["data"].as_array().expect("jobs");
+        assert!(jobs.len() < 10);
+        seen.extend(jobs.iter().map(|job| job["id"].as_str().expect("an id").to_owned()));
+    }
+
+    assert_eq!((seen, &second["next_cursor"]), (submitted, &Value::Null));
 }
 
 #[tokio::test]

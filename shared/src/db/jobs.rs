@@ -1,21 +1,21 @@
 //! A job's row and every move it can make. Each move is one statement that names the state it expects;
 //! those of a lease holder name the attempt as well, and no rows means "not yours any more".
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::ControlFlow, time::Duration};
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Db, execute, ms, row, rows};
+use super::{Db, each_row, execute, ms, row, rows};
 use crate::{
     Error, Result,
     consumption::{Bill, Consumption},
     event::StartReason,
     failpoint,
     id::{ApiKeyId, JobId, SessionId, UserId, WorkerId},
-    job::{InvalidJobState, Job, JobError, JobResult, JobState, NanoUsd, Usage},
-    jobs::{JobFilter, NewJob},
+    job::{InvalidJobState, Job, JobError, JobResult, JobState, JobView, NanoUsd, Usage},
+    jobs::{JobFilter, JobPage, NewJob},
     time::Timestamp,
     trace_context::TraceContext,
     transcript::Transcript,
@@ -246,8 +246,11 @@ pub async fn states(db: &Db, ids: &[JobId]) -> Result<HashMap<JobId, JobState>> 
     found.into_iter().map(|row| Ok((JobId::from_uuid(row.id), row.state.parse().map_err(unreadable)?))).collect()
 }
 
+/// A page of jobs ends once it holds so much: each may have a megabyte asked and four answered.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// The jobs that `filter` lets through, newest first: those of one user, or of all.
-pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<Vec<Job>> {
+pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<JobPage> {
     let mut conditions = vec![if filter.dead_letters { "dead_letter" } else { "TRUE" }.to_owned()];
     match filter.state {
         None => {}
@@ -269,9 +272,22 @@ pub async fn list(db: &Db, user: Option<UserId>, filter: JobFilter) -> Result<Ve
     if let Some(before) = filter.before {
         narrow("id <", before.uuid().into());
     }
-    values.push(i64::from(filter.limit).into());
+    // One more than asked for tells whether there is another page.
+    values.push((i64::from(filter.limit) + 1).into());
     let sql = format!("SELECT * FROM jobs WHERE {} ORDER BY id DESC LIMIT ${}", conditions.join(" AND "), values.len());
-    jobs(db.pool(), &sql, values).await
+    let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+    let (mut page, mut bytes) = (JobPage::default(), 0);
+    each_row(db, &sql, values, |row: Row| {
+        page.has_more = page.jobs.len() == limit || bytes >= PAGE_BYTES;
+        if page.has_more {
+            return Ok(ControlFlow::Break(()));
+        }
+        bytes += row.request.len() + row.result.as_ref().map_or(0, String::len);
+        page.jobs.push(row.try_into()?);
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
+    Ok(page)
 }
 
 #[derive(FromQueryResult)]
@@ -771,13 +787,22 @@ pub async fn forget_idempotency_keys(db: &Db, older_than: Duration, limit: u32) 
 
 /// The jobs of a user that have not ended, oldest first.
 pub async fn unended(db: &Db, user: UserId, limit: u32) -> Result<Vec<Job>> {
-    jobs(
-        db.pool(),
-        "SELECT * FROM jobs WHERE user_id = $1 AND state <> 'completed' AND state IN ('queued', 'running') ORDER BY id LIMIT $2",
-        [user.uuid().into(), i64::from(limit).into()],
-    )
-    .await
+    jobs(db.pool(), UNENDED, [user.uuid().into(), i64::from(limit).into()]).await
 }
+
+/// The same as clients see them: without what they ask, which may be large.
+pub async fn unended_views(db: &Db, user: UserId, limit: u32) -> Result<Vec<JobView>> {
+    let mut views = Vec::new();
+    each_row(db, UNENDED, [user.uuid().into(), i64::from(limit).into()], |row: Row| {
+        views.push(Job::try_from(row)?.view());
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
+    Ok(views)
+}
+
+const UNENDED: &str =
+    "SELECT * FROM jobs WHERE user_id = $1 AND state <> 'completed' AND state IN ('queued', 'running') ORDER BY id LIMIT $2";
 
 /// Forget jobs of a user that ended, with all that is kept of them; how many there were.
 pub async fn forget_ended(db: &impl ConnectionTrait, user: UserId, limit: u32) -> Result<u64> {

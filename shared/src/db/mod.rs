@@ -1,11 +1,12 @@
 //! The database: what is true. The only place that knows tables and columns. One SQL text serves both
 //! databases; `{now}`, `{for_share}`, `{for_update}` and `{for_turn}` stand for the little they say differently.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{ops::ControlFlow, sync::LazyLock, time::Duration};
 
+use futures_util::TryStreamExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, RuntimeErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
+    SqliteTransactionMode, Statement, StreamTrait as _, TransactionOptions, TransactionTrait as _, Value,
     sqlx::{self, sqlite::SqliteJournalMode, sqlite::SqliteSynchronous},
 };
 
@@ -115,6 +116,23 @@ impl Db {
 async fn rows<T: FromQueryResult>(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<T>> {
     let answers = db.query_all_raw(statement(db, sql, values)).await.map_err(error)?;
     answers.iter().map(|row| T::from_query_result(row, "")).collect::<Result<_, _>>().map_err(error)
+}
+
+/// Run a statement and let `take` have its rows one after the other, until it has enough: they may be too large for all
+/// of them to be held at once.
+async fn each_row<T: FromQueryResult>(
+    db: &Db,
+    sql: &str,
+    values: impl IntoIterator<Item = Value>,
+    mut take: impl FnMut(T) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let mut answers = db.pool().stream_raw(statement(db.pool(), sql, values)).await.map_err(error)?;
+    while let Some(row) = answers.try_next().await.map_err(error)? {
+        if take(T::from_query_result(&row, "").map_err(error)?)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Run a statement that answers at most one row.

@@ -19,10 +19,10 @@ use super::users;
 use crate::{
     app::App,
     auth::{Admin, Authenticated},
-    contract::{LastEventId, Wire},
+    contract::{Bounded, LastEventId, Wire},
     error::ApiError,
     openapi::Tag,
-    page::{Limit, Page},
+    page::Limit,
     routes::{
         chat::reservation,
         events::{self, GetEventsResponse},
@@ -201,13 +201,13 @@ struct Filter {
 }
 
 async fn list(app: &App, filter: Filter, limit: Limit, cursor: Option<Wire<JobId>>) -> Result<UserJobList, ApiError> {
-    let page = Page::of(limit);
+    let limit = limit.map_or(20, |Wire(Bounded(limit))| limit);
     let Filter { user, session, state, dead_letters } = filter;
     let (session_id, before) = (session.map(|Wire(id)| id), cursor.map(|Wire(id)| id));
-    let filter = JobFilter { state, session_id, dead_letters, before, limit: page.rows() };
-    let mut jobs = app.jobs.list_all(user.map(|Wire(id)| id), filter).await?;
-    let next_cursor = page.cut(&mut jobs).map(|job| Wire(job.id));
-    Ok(UserJobList { data: jobs.iter().map(|job| UserJob::of(job.view().into(), job)).collect(), next_cursor })
+    let filter = JobFilter { state, session_id, dead_letters, before, limit };
+    let page = app.jobs.list_all(user.map(|Wire(id)| id), filter).await?;
+    let next_cursor = page.cursor().map(Wire);
+    Ok(UserJobList { data: page.jobs.iter().map(|job| UserJob::of(job.view().into(), job)).collect(), next_cursor })
 }
 
 async fn find(app: &App, id: JobId) -> Result<job::Job, ApiError> {
