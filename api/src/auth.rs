@@ -156,6 +156,15 @@ pub async fn renew(access: &Access, principal: &Principal) -> Result<Principal, 
     })
 }
 
+/// See that `principal`, whose request took its time, may still act by what it began with.
+pub async fn confirm(access: &Access, principal: &Principal) -> Result<(), ApiError> {
+    let now = renew(access, principal).await?;
+    if principal.user.role == Role::Admin && now.user.role != Role::Admin {
+        return Err(ApiError::new(Code::InvalidCredentials, "your rights changed while you asked: ask again"));
+    }
+    Ok(())
+}
+
 /// The access token has had its time.
 pub fn expired() -> ApiError {
     ApiError::new(Code::TokenExpired, "this access token has expired: refresh it")
@@ -238,6 +247,10 @@ pub struct Admin;
 #[derive(Clone, Copy, Debug)]
 pub struct Account;
 
+/// What admins may and no key of theirs: what comes of it would outlive the key.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminLogin;
+
 /// Whatever needs no more than to be somebody.
 #[derive(Clone, Copy, Debug)]
 pub struct Anyone;
@@ -277,6 +290,15 @@ impl Right for Account {
             Credential::Login(_) => Ok(()),
             Credential::Key(_) => Err(ApiError::new(Code::LoginRequired, "this needs an access token: a key cannot do it")),
         }
+    }
+}
+
+impl Right for AdminLogin {
+    const SCHEMES: &'static [Scheme] = &[Scheme::Login];
+
+    fn judge(principal: &Principal) -> Result<(), ApiError> {
+        Account::judge(principal)?;
+        Admin::judge(principal)
     }
 }
 

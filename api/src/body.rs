@@ -2,7 +2,7 @@
 //! no NUL, no field we do not know. What is not JSON is a 400; what is JSON and wrong is a 422 that says
 //! where.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -17,9 +17,11 @@ use serde::{
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
+use shared::principal::Principal;
 
 use crate::{
     app::App,
+    auth,
     error::{ApiError, Code, FieldError},
 };
 
@@ -80,6 +82,9 @@ impl<'a, T: Type + DeserializeOwned + Check> ApiExtractor<'a> for Checked<T> {
         }
         let slow = |_| ApiError::new(Code::RequestTimeout, "the body came too slowly");
         let bytes = tokio::time::timeout(READ_TIMEOUT, read(body.take()?, limit)).await.map_err(slow)??;
+        if let Some(principal) = request.data::<Arc<Principal>>() {
+            auth::confirm(&app.access, principal).await?;
+        }
         Ok(Self(parse(&bytes)?))
     }
 }

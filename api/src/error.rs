@@ -400,6 +400,7 @@ impl From<shared::Error> for ApiError {
                 Self::new(Code::IdempotencyKeyReused, "this `Idempotency-Key` was used before with another request")
             }
             shared::Error::EmailTaken => Self::new(Code::EmailTaken, "another account has this email address"),
+            shared::Error::WrongPassword => Self::new(Code::WrongPassword, "`current_password` is not your password"),
             shared::Error::LastAdmin => Self::new(Code::LastAdmin, "the last active admin stays one"),
             shared::Error::BudgetExhausted => {
                 Self::new(Code::BudgetExhausted, "what is left of your budget of this day (UTC) does not cover the job")

@@ -46,9 +46,10 @@ pub struct EventStream {
 
 impl EventStream {
     /// Everything that `watch` tells `reader`, until it is told or the server is about to stop. Its
-    /// access token may end meanwhile; its login may not.
+    /// access token may end meanwhile; its login and its key may not.
     pub fn new(app: &App, reader: &Arc<Principal>, watch: Watch) -> Self {
-        let standing = Standing::new(&app.access, reader.clone(), None);
+        let expires_at = reader.key().and_then(|key| key.expires_at);
+        let standing = Standing::new(&app.access, reader.clone(), expires_at);
         let chunks = chunks(watch, standing, app.draining.clone(), app.metrics.traffic.open_stream());
         Self { body: Body::from_bytes_stream(chunks.map(Ok::<_, std::io::Error>)) }
     }

@@ -20,6 +20,9 @@ pub enum Error {
     /// Another account has this address.
     #[error("another account has this email address")]
     EmailTaken,
+    /// What was shown is not, or no longer, the account's password.
+    #[error("the password is another one")]
+    WrongPassword,
     /// Nobody would be left who may administer the service.
     #[error("the last active admin stays")]
     LastAdmin,

@@ -61,6 +61,8 @@ pub struct UserChange {
     pub daily_budget: Option<Option<NanoUsd>>,
     /// What proves its owner from here on: every login ends but `keep_family`.
     pub password: Option<PasswordHash>,
+    /// What proved the owner who wants this: where it is no longer what does, nothing changes.
+    pub proof: Option<PasswordHash>,
     /// The login that outlives a new password.
     pub keep_family: Option<FamilyId>,
 }
@@ -128,14 +130,20 @@ impl Users {
         table::list(self.store.db(), filter).await
     }
 
-    /// Change an account; `None` when it is not there. Fails with [`Error::EmailTaken`], and with
-    /// [`Error::LastAdmin`] when nobody would be left who may administer the service.
+    /// Change an account; `None` when it is not there. Fails with [`Error::EmailTaken`], with [`Error::WrongPassword`]
+    /// when another password came between, and with [`Error::LastAdmin`] when nobody would be left who may administer
+    /// the service.
     pub async fn update(&self, id: UserId, change: UserChange, by: &By) -> Result<Option<User>> {
         let transaction = self.store.db().begin().await?;
         if change.role.is_some() || change.disabled.is_some() {
             table::hold_admins(&transaction).await?;
         }
         let Some(before) = table::hold(&transaction, id).await? else { return Ok(None) };
+        if let Some(proof) = &change.proof
+            && !table::is_password(&transaction, id, proof).await?
+        {
+            return Err(Error::WrongPassword);
+        }
         let (after, changed) = change.applied_to(&before);
         if before.is_active_admin() && !after.is_active_admin() && !table::has_admin_beside(&transaction, id).await? {
             return Err(Error::LastAdmin);

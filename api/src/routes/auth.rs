@@ -15,7 +15,7 @@ use shared::{
     logins::{RefreshToken, Renewal},
     principal::{Credential, Principal},
     time::Timestamp,
-    user::{self, Email, Role, UserLimits},
+    user::{self, Email, PasswordHash, Role, UserLimits},
     users::{NewUser, UserChange},
 };
 
@@ -283,9 +283,10 @@ impl AuthApi {
         body: Checked<UpdateProfile>,
     ) -> Result<Json<User>, ApiError> {
         let body = body.0;
-        if let Some(Wire(current)) = &body.current_password {
-            prove(&app, &auth, current).await?;
-        }
+        let proof = match &body.current_password {
+            Some(Wire(current)) => Some(prove(&app, &auth, current).await?),
+            None => None,
+        };
         let password = match &body.password {
             Some(Wire(password)) => Some(app.passwords.hash(password).await?),
             None => None,
@@ -294,6 +295,7 @@ impl AuthApi {
             email: body.email.as_deref().map(parsed).transpose()?,
             name: body.name.into(),
             password,
+            proof,
             keep_family: Some(auth.family()?),
             ..UserChange::default()
         };
@@ -358,15 +360,17 @@ fn admin_exists() -> ApiError {
 }
 
 /// See that `current` is the caller's password: a token alone, perhaps stolen, changes neither it nor the address.
-async fn prove(app: &App, auth: &Authenticated<Account>, current: &Password) -> Result<(), ApiError> {
+async fn prove(app: &App, auth: &Authenticated<Account>, current: &Password) -> Result<PasswordHash, ApiError> {
     app.throttle.admit_login(auth.from(), &auth.user.email)?;
     let known = app.users.password_of(&parsed(&auth.user.email)?).await?;
-    let own = known.filter(|(user, _)| user.id == auth.user_id());
-    if app.passwords.verify(current, own.as_ref().map(|(_, hash)| hash)).await? {
-        return Ok(());
+    let own = known.filter(|(user, _)| user.id == auth.user_id()).map(|(_, hash)| hash);
+    if app.passwords.verify(current, own.as_ref()).await?
+        && let Some(proof) = own
+    {
+        return Ok(proof);
     }
     note_failure(app, &auth.by(), Some(auth.user_id()), "current_password").await?;
-    Err(ApiError::new(Code::WrongPassword, "`current_password` is not your password"))
+    Err(shared::Error::WrongPassword.into())
 }
 
 /// Note that somebody tried to log in. What they typed for an email stays unsaid: it may be a password.

@@ -17,7 +17,7 @@ use shared::{
 
 use crate::{
     app::App,
-    auth::{Authenticated, Chat, Read},
+    auth::{self, Authenticated, Chat, Read},
     contract::{Bounded, Wire},
     error::{ApiError, FieldError},
     openapi::Tag,
@@ -178,6 +178,7 @@ impl FilesApi {
             return Err(shared::Error::SessionArchived.into());
         }
         let received = upload.receive(app.workspaces.contents(id.0.0), app.config.max_file_bytes).await?;
+        auth::confirm(&app.access, auth.principal()).await?;
         let (entry, replaced) = app.workspaces.put(auth.user_id(), id.0.0, path.clone(), received).await?;
         let shown = Json(WorkspaceFile::of(&path, &entry));
         Ok(if replaced { PutFileResponse::Replaced(shown) } else { PutFileResponse::Created(shown) })

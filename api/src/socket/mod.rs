@@ -195,13 +195,22 @@ impl Socket {
         if let Err(error) = caller.standing.look().await {
             return Err(End::Closed(UNAUTHORIZED.into(), error.code().as_str().to_owned()));
         }
+        self.give_up_what_is_not_allowed().await
+    }
+
+    /// The caller follows no more than their rights let them.
+    async fn give_up_what_is_not_allowed(&mut self) -> Result<(), End> {
+        let Some(caller) = &self.caller else { return Ok(()) };
         let principal = caller.standing.principal();
-        if let Err(error) = Admin::judge(principal) {
-            let lost_others = self.events.keep_own(principal.user_id());
-            let lost_system = self.system.take().is_some();
-            if lost_others || lost_system {
-                self.send(message::error(None, &error)).await?;
-            }
+        let (reads, administers) = (Read::judge(principal), Admin::judge(principal));
+        let (is_reader, is_admin, user) = (reads.is_ok(), administers.is_ok(), principal.user_id());
+        let lost_events = self.events.keep(|owner| is_reader && (is_admin || owner == user));
+        let lost_jobs = self.jobs.take_if(|_| !is_reader).is_some();
+        let lost_system = self.system.take_if(|_| !is_admin).is_some();
+        if (lost_events || lost_jobs || lost_system)
+            && let Some(error) = reads.and(administers).err()
+        {
+            self.send(message::error(None, &error)).await?;
         }
         Ok(())
     }
@@ -226,14 +235,20 @@ impl Socket {
         let outcome = match wanted {
             Ok(Wanted::Ping) => return self.send(pong(request_id)).await,
             Ok(Wanted::Auth(token)) => match auth::verify_text(&self.desk.app, token.expose(), self.desk.from.0).await {
-                Ok(verified) => self.recognise(verified)?,
+                Ok(verified) => self.recognise(verified).await?,
                 Err(error) if self.caller.is_none() && !error.code().status().is_server_error() => {
                     self.send(message::error(request_id, &error)).await?;
                     return Err(End::Closed(UNAUTHORIZED.into(), error.code().as_str().to_owned()));
                 }
                 Err(error) => Err(error),
             },
-            Ok(wanted) => self.perform(wanted).await,
+            Ok(wanted) => {
+                // It may have waited behind an answer that the client was slow to take.
+                if self.caller.as_ref().is_some_and(|caller| caller.standing.is_doubted()) {
+                    self.look().await?;
+                }
+                self.perform(wanted).await
+            }
             Err(error) => Err(error),
         };
         let (answer, watch) = match outcome {
@@ -253,12 +268,19 @@ impl Socket {
     }
 
     /// The client has said who it is, for the first time or once more.
-    fn recognise(&mut self, verified: Verified) -> Result<Result<Done, ApiError>, End> {
+    async fn recognise(&mut self, verified: Verified) -> Result<Result<Done, ApiError>, End> {
         let known = json!({"user_id": verified.principal.user_id(), "expires_at": verified.expires_at});
         match &mut self.caller {
-            Some(caller) => Ok(caller.standing.replace(verified).map(|()| Done::saying(known))),
-            None => self.admit(verified).map(|()| Ok(Done::saying(known))),
+            Some(caller) => {
+                if let Err(error) = caller.standing.replace(verified) {
+                    return Ok(Err(error));
+                }
+                // The new one may allow less.
+                self.give_up_what_is_not_allowed().await?;
+            }
+            None => self.admit(verified)?,
         }
+        Ok(Ok(Done::saying(known)))
     }
 
     async fn perform(&mut self, wanted: Wanted) -> Result<Done, ApiError> {

@@ -68,9 +68,9 @@ impl Subscriptions {
         }
     }
 
-    /// Follow no more what is not `user`'s own; whether there was any.
-    pub fn keep_own(&mut self, user: UserId) -> bool {
-        let others = self.living.extract_if(|_, living| living.owner != user);
+    /// Follow no more the jobs of those whom `may` does not allow; whether there was any.
+    pub fn keep(&mut self, may: impl Fn(UserId) -> bool) -> bool {
+        let others = self.living.extract_if(|_, living| !may(living.owner));
         others.map(|(_, living)| living.stop.abort()).count() > 0
     }
 

@@ -1,17 +1,25 @@
 //! Accounts: made, logged into, changed, left.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::operator;
+use bytes::Bytes;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use poem::http::{Method, StatusCode};
+use poem::{
+    Body,
+    http::{Method, StatusCode},
+};
 use serde_json::{Value, json};
 use shared::{
     api_key::Scope,
     audit::{AuditFilter, By},
-    user::Role,
+    user::{PasswordHash, Role},
     users::UserChange,
 };
+use tokio::sync::Notify;
 
 use crate::stage::{Answer, PASSWORD, SECRET, Stage, from, get, request, with};
 
@@ -355,7 +363,7 @@ async fn a_password_that_was_kept_cheaply_is_kept_better_after_a_login() {
 
     let stage = Stage::new().await;
     let cheap = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).expect("parameters"));
-    let hash = shared::user::PasswordHash::new(cheap.hash_password(PASSWORD.as_bytes()).expect("hashed").to_string());
+    let hash = PasswordHash::new(cheap.hash_password(PASSWORD.as_bytes()).expect("hashed").to_string());
     let change = UserChange { password: Some(hash), ..UserChange::default() };
     stage.app.users.update(stage.user.id, change, &By::default()).await.expect("changed");
     let email = "user@example.com".parse().expect("an address");
@@ -440,4 +448,73 @@ async fn who_tries_too_often_waits() {
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts"));
     assert!(answer.header("retry-after").is_some());
     assert_eq!(Answer::of(stage.send(get("/health")).await).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_password_that_was_proved_before_another_one_was_set_changes_nothing() {
+    let stage = Stage::new().await;
+    let (_, proof) = stage.app.users.password_of(&stage.user.email.parse().expect("an address")).await.expect("known").expect("a password");
+    let update = |password: &str, proof: Option<PasswordHash>| {
+        let change = UserChange { password: Some(PasswordHash::new(password.to_owned())), proof, ..UserChange::default() };
+        let (users, id) = (stage.app.users.clone(), stage.user.id);
+        async move { users.update(id, change, &By::default()).await }
+    };
+
+    update("the owner's", Some(proof.clone())).await.expect("proved");
+    let refused = update("a thief's", Some(proof)).await.expect_err("proved long ago");
+
+    assert!(matches!(refused, shared::Error::WrongPassword), "{refused}");
+    let (_, kept) = stage.app.users.password_of(&stage.user.email.parse().expect("an address")).await.expect("known").expect("a password");
+    assert_eq!(kept.expose(), "the owner's");
+}
+
+#[tokio::test]
+async fn what_was_begun_by_a_login_is_not_done_after_its_end() {
+    let stage = Stage::new().await;
+    let token = stage.token_of(&stage.user).await;
+    let (is_read, may_go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (reads, goes_on) = (is_read.clone(), may_go_on.clone());
+    let body = async_stream::stream! {
+        yield Ok::<_, std::io::Error>(Bytes::from_static(b"{\"name\": "));
+        reads.notify_one();
+        goes_on.notified().await;
+        yield Ok(Bytes::from_static(b"\"a key\"}"));
+    };
+    let mut slow = request(&token, Method::POST, "/api/auth/api-keys", &Value::Null);
+    slow.set_body(Body::from_bytes_stream(body));
+
+    let logout = async {
+        is_read.notified().await;
+        assert_eq!(post(&stage, &token, "logout", &Value::Null).await.status, StatusCode::NO_CONTENT);
+        may_go_on.notify_one();
+    };
+    let (answer, ()) = tokio::join!(stage.send(slow), logout);
+
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert!(stage.app.api_keys.list(stage.user.id, None, 10).await.expect("keys").iter().all(|key| key.name != "a key"));
+}
+
+#[tokio::test]
+async fn a_key_makes_no_admin_and_decides_of_nobody_who_they_are() {
+    let stage = Stage::new().await;
+    let admin = stage.account("admin@example.com", Role::Admin).await;
+    let (key, token) = (stage.key_of(&admin, &[Scope::Admin]).await, stage.token_of(&admin).await);
+    let new = |email: &str, role: &str| json!({"email": email, "password": "long enough for one", "role": role});
+    let user = format!("/api/admin/users/{}", stage.user.id);
+    let changes = [json!({"password": "long enough for one"}), json!({"role": "admin"}), json!({"email": "thief@example.com"})];
+
+    for (credential, status) in [(&key, StatusCode::FORBIDDEN), (&token, StatusCode::CREATED)] {
+        let made = stage.call(credential, Method::POST, "/api/admin/users", &new("second@example.com", "admin")).await;
+        assert_eq!(made.status, status, "{:?}", made.body);
+    }
+    let made = stage.call(&key, Method::POST, "/api/admin/users", &new("third@example.com", "user")).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
+    for change in &changes {
+        for (credential, status) in [(&key, StatusCode::FORBIDDEN), (&token, StatusCode::OK)] {
+            let changed = stage.call(credential, Method::PATCH, &user, change).await;
+            assert_eq!(changed.status, status, "{change}: {:?}", changed.body);
+        }
+    }
+    let limit = stage.call(&key, Method::PATCH, &user, &json!({"rate_limit_per_hour": 10})).await;
+    assert_eq!(limit.status, StatusCode::OK, "{:?}", limit.body);
 }

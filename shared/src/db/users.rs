@@ -198,6 +198,12 @@ pub async fn update(db: &impl ConnectionTrait, user: &User) -> Result<()> {
     Ok(())
 }
 
+/// Whether `hash` is what proves an account's owner.
+pub async fn is_password(db: &impl ConnectionTrait, id: UserId, hash: &PasswordHash) -> Result<bool> {
+    let sql = "SELECT id FROM users WHERE id = $1 AND password_hash = $2";
+    Ok(row::<Id>(db, sql, [id.uuid().into(), hash.expose().into()]).await?.is_some())
+}
+
 pub async fn set_password(db: &impl ConnectionTrait, id: UserId, password: &PasswordHash) -> Result<()> {
     let sql = "UPDATE users SET password_hash = $2, updated_at = {now} WHERE id = $1";
     execute(db, sql, [id.uuid().into(), password.expose().into()]).await?;

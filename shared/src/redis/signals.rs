@@ -1,7 +1,7 @@
 //! Announcements: one subscription of this process for each channel somebody listens to here, and one
 //! for changes of rights. A signal only wakes and speeds up; whoever doubts reads the record or the log.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use fred::{
@@ -287,15 +287,26 @@ impl Switchboard {
             // Who asks goes on without, and asks again: everybody behind them would wait as long.
             return Err(RedisError::new(ErrorKind::IO, "there is no connection for subscriptions"));
         }
-        let answer = subscribe(&self.client, channels).await;
+        let answer = self.deaf_until(subscribe(&self.client, channels)).await;
         if answer.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout) {
             tracing::warn!("Redis left a subscription unanswered: connecting anew");
             // It goes on by itself where Redis is away for longer.
-            if let Ok(Err(error)) = timeout(COMMAND_TIMEOUT, self.client.force_reconnection()).await {
+            if let Ok(Err(error)) = self.deaf_until(timeout(COMMAND_TIMEOUT, self.client.force_reconnection())).await {
                 tracing::debug!(%error, "Could not connect anew at once");
             }
         }
         answer
+    }
+
+    /// What Redis answers. While it takes its time nobody hears of changes of rights.
+    async fn deaf_until<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        loop {
+            match timeout(PROBE / 2, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) => self.changes.note_everyone(),
+            }
+        }
     }
 
     /// What is subscribed already is confirmed again, if anybody is there to do so. Without a connection

@@ -11,7 +11,7 @@ use shared::id::{ApiKeyId, UserId};
 use super::users;
 use crate::{
     app::App,
-    auth::{Admin, Authenticated},
+    auth::{Admin, AdminLogin, Authenticated},
     body::Checked,
     contract::Wire,
     error::ApiError,
@@ -46,7 +46,7 @@ impl UserKeysApi {
     #[oai(path = "/users/:id/api-keys", method = "post", operation_id = "create_user_api_key")]
     async fn create_user_api_key(
         &self,
-        auth: Authenticated<Admin>,
+        auth: Authenticated<AdminLogin>,
         app: Data<&App>,
         /// The account.
         id: Path<Wire<UserId>>,

@@ -20,7 +20,7 @@ use shared::{
 
 use crate::{
     app::App,
-    auth::{Admin, Authenticated},
+    auth::{Admin, AdminLogin, Authenticated, Right as _},
     body::{Check, Checked, Faults, present},
     contract::Wire,
     error::{ApiError, FieldError},
@@ -176,6 +176,8 @@ impl UsersApi {
     }
 
     /// Make an account.
+    ///
+    /// An admin is made with an access token, not with a key.
     #[oai(path = "/users", method = "post", operation_id = "create_user")]
     async fn create_user(
         &self,
@@ -184,6 +186,9 @@ impl UsersApi {
         body: Checked<CreateUser>,
     ) -> Result<CreateUserResponse, ApiError> {
         let body = body.0;
+        if body.role == Some(Wire(Role::Admin)) {
+            AdminLogin::judge(auth.principal())?;
+        }
         let new = NewUser {
             email: parsed(&body.email)?,
             name: body.name,
@@ -217,7 +222,8 @@ impl UsersApi {
     /// Change an account.
     ///
     /// What is absent stays as it is; a limit that is null is none. A role, a limit or `disabled` holds within
-    /// a second on every server. The last admin who can log in stays one: `last_admin`.
+    /// a second on every server. The last admin who can log in stays one: `last_admin`. A role, an address or a
+    /// password is set with an access token, not with a key.
     #[oai(path = "/users/:id", method = "patch", operation_id = "update_user")]
     async fn update_user(
         &self,
@@ -227,6 +233,9 @@ impl UsersApi {
         id: Path<Wire<UserId>>,
         body: Checked<UpdateUser>,
     ) -> Result<Json<UserDetails>, ApiError> {
+        if body.0.decides_who_gets_in() {
+            AdminLogin::judge(auth.principal())?;
+        }
         let change = body.0.into_change(&app).await?;
         let user = app.users.update(id.0.0, change, &auth.by()).await?.ok_or_else(ApiError::not_found)?;
         Ok(Json(UserDetails::look_up(&app, &user).await?))
@@ -265,6 +274,11 @@ impl UserDetails {
 }
 
 impl UpdateUser {
+    /// Whether it sets what a key, which may be taken away any time, must not: who may log in, and as what.
+    fn decides_who_gets_in(&self) -> bool {
+        self.email.is_some() || self.password.is_some() || self.role.is_some()
+    }
+
     async fn into_change(self, app: &App) -> Result<UserChange, ApiError> {
         let password = match &self.password {
             Some(Wire(password)) => Some(app.passwords.hash(password).await?),
@@ -281,6 +295,7 @@ impl UpdateUser {
             queue_weight: self.queue_weight.into(),
             daily_budget: budget.map(|budget| budget.map(NanoUsd::from_usd)),
             password,
+            proof: None,
             keep_family: None,
         })
     }

@@ -7,8 +7,10 @@ use poem::http::Method;
 use serde_json::{Value, json};
 use shared::{
     api_key::Scope,
+    api_keys::NewApiKey,
     audit::By,
     id::JobId,
+    time::Timestamp,
     user::{Role, User},
     users::UserChange,
 };
@@ -60,6 +62,47 @@ async fn a_token_ends_with_its_socket_unless_a_fresh_one_is_shown() {
     for socket in &mut kept {
         assert_eq!(socket.ask(ping()).await.expect("an answer")["type"], "pong");
         socket.done(watch("jobs")).await.expect("its rights too");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key() {
+    let stage = Stage::new().await;
+    let server = Server::of(&stage.app).await;
+    let id = stage.submit("waits").await;
+    let expires_at = Some(Timestamp::from_unix_ms(Timestamp::now().unix_ms() + 1_500));
+    let new = NewApiKey { expires_at, ..new_key(&stage.user, &[Scope::Read]) };
+    let (_, key) = stage.app.api_keys.create(new, &By::default()).await.expect("a key");
+
+    let mut stream = raw_stream(&server, key.expose(), &id).await;
+    while stream.read().await {}
+
+    assert!(stream.text.contains("job.queued"), "{}", stream.text);
+    assert!(stream.text.contains(": these credentials are no longer good\n\n"), "{}", stream.text);
+}
+
+#[tokio::test]
+async fn whoever_goes_on_by_a_narrower_key_follows_no_more_than_it_allows() {
+    let stage = Stage::new().await;
+    let server = Server::of(&stage.app).await;
+    let admin = stage.account("admin@example.com", Role::Admin).await;
+    let (own, others) = (stage.token_of(&admin).await, stage.submit("somebody else's").await);
+    for scope in [Scope::Chat, Scope::Read] {
+        let mut socket = server.socket(&own).await;
+        socket.done(watch("system")).await.expect("done");
+        socket.done(subscribe(&others)).await.expect("done");
+
+        socket.say(&auth(&stage.key_of(&admin, &[scope]).await)).await.expect("sent");
+        let farewell = socket.until("error").await.expect("told so");
+        assert_eq!((&farewell["code"], farewell.get("request_id")), (&json!("insufficient_scope"), None));
+        socket.until("ack").await.expect("known");
+        stage.submit("unheard").await;
+        socket.ask(ping()).await.expect("an answer");
+
+        // Nothing came before the answer.
+        socket.say(&ping()).await.expect("sent");
+        assert_eq!(socket.said().await.expect("an answer"), json!({"type": "pong"}));
+        assert_eq!(socket.refused(watch("system")).await.expect("refused"), "insufficient_scope");
     }
 }
 
