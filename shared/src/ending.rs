@@ -156,10 +156,13 @@ pub async fn finalize(store: &Store, id: JobId) -> Result<()> {
 }
 
 async fn append_missing(store: &Store, id: JobId, events: &[Event]) -> Result<()> {
-    for batch in events.chunks(BATCH) {
+    for (n, batch) in events.chunks(BATCH).enumerate() {
         let json: Vec<Bytes> = batch.iter().map(|event| event.json.clone()).collect();
         match log::append(store.redis(), id, batch[0].id, &json, LOG_LIFE_AFTER_END).await? {
             Appended::Whole { .. } => {}
+            Appended::Gap { .. } if n == 0 => {
+                return Err(Error::Internal { what: "the record of a job's events lacks the first of them", source: "a gap".into() });
+            }
             // Only Redis losing the log between two batches; the leader comes back to it.
             Appended::Gap { .. } => return Err(Error::Unavailable { service: "redis", source: "the log was lost on the way".into() }),
             // A newer attempt in the log than in the record of a job that ended cannot be.

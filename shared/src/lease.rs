@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     consumption::Bill,
     contents::Contents,
-    db::{self, jobs as table, jobs::Move, sessions, transcripts, workspaces},
+    db::{self, jobs as table, jobs::Move, sessions, transcripts, usage as accounts, workspaces},
     ending::{self, BATCH, LOG_LIFE_AFTER_END, pack, terminal_event},
     event::{Event, EventBody, EventId},
     failpoint,
@@ -203,14 +203,16 @@ impl Lease {
     pub async fn settle(mut self, outcome: Outcome, report: Report, give_up: &CancellationToken) -> Result<JobState> {
         failpoint::pass("worker.before_settle");
         let mut delay = Duration::from_millis(100);
+        let given_up = || Error::Unavailable { service: "database", source: "whoever waited for it gave up".into() };
         let settled = loop {
-            match self.try_settle(&outcome, &report).await {
+            match give_up.run_until_cancelled(self.try_settle(&outcome, &report)).await.ok_or_else(given_up).flatten() {
                 Ok(settled) => break settled,
                 Err(error) if error.is_unavailable() => {
-                    tracing::warn!(job.id = %self.job.id, %error, "Job `{}` waits for the database to be settled", self.job.id);
-                    if give_up.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+                    if give_up.is_cancelled() {
                         return Err(error);
                     }
+                    tracing::warn!(job.id = %self.job.id, %error, "Job `{}` waits for the database to be settled", self.job.id);
+                    let _ = give_up.run_until_cancelled(tokio::time::sleep(delay)).await;
                     delay = (delay * 2).min(Duration::from_secs(2));
                 }
                 Err(Error::Fenced) => return Err(Error::Fenced),
@@ -251,6 +253,12 @@ impl Lease {
 
     fn turn(&self) -> TurnId {
         TurnId { job: self.job.id, attempt: self.job.attempt }
+    }
+
+    /// Whether what the owner's jobs may cost on one day was used up by others since this one was accepted. A job may
+    /// reserve far less than its first call of the model costs.
+    pub async fn is_day_spent(&self) -> Result<bool> {
+        accounts::is_day_spent(self.store.db(), &self.job).await
     }
 
     /// The conversation that this is a turn of, as its owner left it. `None` for a job without one.

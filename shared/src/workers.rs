@@ -54,7 +54,7 @@ pub struct Membership {
     /// A connection for the beats alone: they wait for no job.
     db: Db,
     last_entitled: Instant,
-    /// What the leader had stamped last when the first beat since then failed.
+    /// What was stamped last when the first beat since then failed.
     stamp: Option<String>,
     lock: SessionLock,
 }
@@ -92,12 +92,12 @@ pub enum Beat {
 }
 
 impl Membership {
-    /// Join the workers as a new incarnation.
-    pub async fn join(store: &Store, worker: &NewWorker) -> Result<Self> {
-        let id = WorkerId::new();
+    /// Join the workers as a new incarnation, which is called `id`. Beat from then on: what it needs Redis for is got
+    /// before, as Redis may be away for longer than a worker may be silent.
+    pub async fn join(store: &Store, id: WorkerId, worker: &NewWorker) -> Result<Self> {
         // Before the row is there: a worker whose lock is free is dead.
         let lock = SessionLock::take(store.database_url(), store.db().backend(), id.uuid(), store.timing().beat).await?;
-        let db = Db::connect(store.database_url(), 1).await.map_err(db::error)?;
+        let db = Db::connect_alone(store.database_url()).await.map_err(db::error)?;
         let lock_file = worker.lock_file.as_deref().map(Path::to_string_lossy);
         let row = NewRow {
             id,
@@ -108,11 +108,13 @@ impl Membership {
             mcp_servers: &worker.mcp_servers,
             lock_file: lock_file.as_deref(),
         };
+        // As with beats: the row is there at some time after this.
+        let last_entitled = Instant::now();
         table::insert(store.db(), row).await?;
-        if let Err(error) = announce_slots(store).await {
-            tracing::debug!(%error, "Left it to the leader to see that there are more slots");
+        if !matches!(tokio::time::timeout(beat_limit(store), announce_slots(store)).await, Ok(Ok(()))) {
+            tracing::debug!("Left it to the leader to see that there are more slots");
         }
-        Ok(Self { store: store.clone(), id, db, last_entitled: Instant::now(), stamp: None, lock })
+        Ok(Self { store: store.clone(), id, db, last_entitled, stamp: None, lock })
     }
 
     /// This incarnation's id.
@@ -131,7 +133,13 @@ impl Membership {
                 accepted
             }
             Ok(Ok(judged)) => judged,
-            Ok(Err(_)) | Err(_) => self.without_database().await,
+            Ok(Err(_)) | Err(_) => {
+                // That connection may lead nowhere for a long time yet.
+                if let Ok(db) = Db::connect_alone(self.store.database_url()).await {
+                    self.db = db;
+                }
+                self.without_database().await
+            }
         }
     }
 
@@ -153,7 +161,7 @@ impl Membership {
             return Beat::Outage;
         }
         let asked = Instant::now();
-        let stamp = self.store.redis().get::<Option<String>, _>(redis::LEADER_STAMP);
+        let stamp = self.store.redis().get::<Option<String>, _>(redis::DATABASE_STAMP);
         let is_cut_off = match tokio::time::timeout(self.store.timing().beat, stamp).await {
             Ok(Ok(None)) => {
                 // Whoever leads once it is over has seen nobody's silence before.
@@ -161,7 +169,7 @@ impl Membership {
                 self.stamp = None;
                 return Beat::Outage;
             }
-            // It stamped since, so it reaches the database.
+            // Somebody stamped since, so they reach the database.
             Ok(Ok(Some(stamp))) => *self.stamp.get_or_insert_with(|| stamp.clone()) != stamp,
             // Nothing can be said: cut off until proven otherwise.
             Ok(Err(_)) | Err(_) => true,
@@ -192,7 +200,10 @@ impl Membership {
 
     /// Leave, once no job is left. Says whether that was so; otherwise the reaper gives the rest away.
     pub async fn leave(self) -> Result<bool> {
-        table::leave(self.store.db(), self.id).await
+        let transaction = self.store.db().begin().await?;
+        let has_left = table::leave(&transaction, self.id).await?;
+        db::commit(transaction).await?;
+        Ok(has_left)
     }
 }
 

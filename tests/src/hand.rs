@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Context as _;
 use shared::{
     event::EventBody,
+    id::WorkerId,
     job::JobResult,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
@@ -38,7 +39,7 @@ impl Hand {
     /// The same with so many slots.
     pub async fn with_slots(store: &Store, directory: &Path, beat: Duration, slots: u32) -> anyhow::Result<Self> {
         let worker = NewWorker { name: "hand".into(), host: "here".into(), slots, mcp_servers: Vec::new(), lock_file: None };
-        let mut membership = Membership::join(store, &worker).await?;
+        let mut membership = Membership::join(store, WorkerId::new(), &worker).await?;
         let config = LeaseConfig { spool_dir: directory.to_owned(), longest_run: Duration::from_mins(10) };
         let leases = Leases::open(store, membership.id(), config).await?;
         let mut beats = interval(beat);

@@ -18,6 +18,7 @@ use shared::{
     api_keys::{ApiKeys, NewApiKey},
     audit::By,
     config::{Env, StoreConfig},
+    id::WorkerId,
     store::Store,
     user::{Role, UserLimits},
     users::{NewUser, Users},
@@ -236,7 +237,7 @@ impl System {
     pub async fn join_and_never_beat(&self) -> anyhow::Result<String> {
         let store = self.store().await?;
         let worker = NewWorker { name: "deaf".into(), host: "nowhere".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None };
-        Ok(Membership::join(&store, &worker).await?.id().to_string())
+        Ok(Membership::join(&store, WorkerId::new(), &worker).await?.id().to_string())
     }
 
     /// What comes last wins.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
+use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tests::{
     client::assert_whole,
@@ -106,6 +107,26 @@ async fn a_connection_to_redis_that_leads_nowhere_is_given_up_within_four_second
     };
     tokio::time::timeout(PATIENCE, ready).await??;
     assert!(lost.elapsed() < Duration::from_secs(4), "{:?}", lost.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_is_on_record_only_once_it_can_hear_of_jobs() -> anyhow::Result<()> {
+    let system = System::start(Kind::Postgres, Cli::Fake).await?;
+    let proxy = Proxy::to_redis(system.redis.socket()).await?;
+    let api = system.api().await?;
+    let mut worker = system.worker_with(&[("REDIS_URL", &proxy.redis_url())]).await?;
+
+    proxy.refuse();
+    system.database.connect().await?.execute_unprepared("UPDATE workers SET dead = TRUE").await?;
+    worker.said("Declared dead").await?;
+    worker.said("Could not join the workers").await?;
+    assert_eq!(system.database.count("workers").await?, 1, "it would be buried before it could beat");
+    proxy.heal();
+
+    let job = api.client.ended(&api.client.say("say:back").await?).await?;
+    assert_eq!((&job["result"]["text"], &job["attempt"]), (&json!("back"), &json!(1)));
+    assert_eq!(system.database.count("workers").await?, 2);
     Ok(())
 }
 

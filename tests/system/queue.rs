@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
     audit::By,
-    id::{JobId, UserId},
+    id::{JobId, UserId, WorkerId},
     job::{ChatSpec, Job, Message, NanoUsd, Priority},
     jobs::{Jobs, NewJob},
     store::Store,
@@ -233,7 +233,7 @@ async fn a_worker_whose_session_is_gone_is_buried_long_before_its_time() -> anyh
     let store = system.store().await?;
     let _leader = lead(&store);
     let worker = NewWorker { name: "w".into(), host: "elsewhere".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None };
-    let mut membership = Membership::join(&store, &worker).await?;
+    let mut membership = Membership::join(&store, WorkerId::new(), &worker).await?;
     let id = membership.id();
     let state = async || {
         let all = Workers::new(&store).list(None, 10).await?;

@@ -8,7 +8,7 @@ use shared::{
     Error, Result,
     config::{Env, StoreConfig},
     consumption::Consumption,
-    id::{ApiKeyId, UserId},
+    id::{ApiKeyId, UserId, WorkerId},
     job::{ChatSpec, Job, JobError, JobResult, JobState, NanoUsd, Usage},
     jobs::{Jobs, NewJob, Submitted},
     lease::{Lease, Outcome, Report},
@@ -111,7 +111,7 @@ impl Desk {
 
     async fn worker(&self) -> anyhow::Result<(Membership, Leases)> {
         let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 100, mcp_servers: Vec::new(), lock_file: None };
-        let membership = Membership::join(&self.store, &worker).await?;
+        let membership = Membership::join(&self.store, WorkerId::new(), &worker).await?;
         let config = LeaseConfig { spool_dir: self.system.directory().to_owned(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.store, membership.id(), config).await?;
         Ok((membership, leases))

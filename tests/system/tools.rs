@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use serde_json::{Value, json};
 use shared::{
     audit::{AuditFilter, AuditLog, By},
+    id::WorkerId,
     store::Store,
     tool::{AnnouncedTool, Category},
     tools::Tools,
@@ -188,6 +189,7 @@ async fn a_tool_cannot_speak_in_the_place_of_the_cli() -> anyhow::Result<()> {
 async fn announcing(store: &Store, version: &str, tools: &[&str]) -> anyhow::Result<Membership> {
     let worker = Membership::join(
         store,
+        WorkerId::new(),
         &NewWorker { name: version.into(), host: "here".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None },
     )
     .await?;

@@ -176,6 +176,12 @@ impl<'a> Attempt<'a> {
         if lease.job().budget_left() == Some(NanoUsd(0)) {
             return Err(Outcome::Failed(Failure::new(Code::BudgetExceeded).error));
         }
+        match lease.is_day_spent().await {
+            Ok(false) => {}
+            Ok(true) => return Err(Outcome::Failed(Failure::of_day().error)),
+            // Its end would say so anyway: an outage ends no job.
+            Err(error) => tracing::debug!(job.id = %lease.job().id, %error, "Could not see what is left of the day's budget"),
+        }
         let session = lease.session().await.map_err(|error| conversation::unread(lease, &error))?;
         let permits = Permits {
             tools: tools::of_job(workshop, spec, session.as_ref()).await?,

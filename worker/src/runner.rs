@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use prometheus_client::metrics::gauge::Gauge;
 use shared::{
     consumption::Consumption,
-    id::JobId,
+    id::{JobId, WorkerId},
     job::JobError,
     lease::{Lease, Outcome, Report},
     leases::{LeaseConfig, Leases},
@@ -104,10 +104,11 @@ struct Shift {
 
 impl Shift {
     async fn begin(store: &Store, workshop: &Arc<Workshop>, newcomer: &NewWorker) -> shared::Result<(Self, Leases, Membership)> {
-        let membership = Membership::join(store, newcomer).await?;
+        let id = WorkerId::new();
         let leases = LeaseConfig { spool_dir: workshop.jobs.path().to_owned(), longest_run: workshop.config.timeout };
-        let leases = Leases::open(store, membership.id(), leases).await?;
-        tracing::info!(worker.id = %membership.id(), slots = newcomer.slots, "Joined as `{}`", membership.id());
+        let leases = Leases::open(store, id, leases).await?;
+        let membership = Membership::join(store, id, newcomer).await?;
+        tracing::info!(worker.id = %id, slots = newcomer.slots, "Joined as `{id}`");
         let shift = Self {
             workshop: workshop.clone(),
             running: Running::new(membership.entitled_since()),
@@ -296,6 +297,9 @@ async fn run_and_settle(workshop: &Workshop, lease: Lease, told: Told<'_>, runni
 async fn settle(lease: Lease, ending: Ending, lost: &CancellationToken) -> End {
     let id = lease.job().id;
     let Ending { outcome, report } = ending;
+    // Who was told by Redis alone that the job is somebody else's may have been told by what is older than the record,
+    // which knows: there the job is given back if it is still this worker's.
+    let outcome = outcome.or_else(|| (!lost.is_cancelled()).then_some(Outcome::HandBack));
     let Some(outcome) = outcome else {
         tracing::warn!("Job `{id}` is somebody else's by now");
         return End::LOST;
@@ -461,7 +465,7 @@ impl Running {
 
     fn renew_all(&self, entitled_since: Instant) {
         self.entitled_since.send_replace(entitled_since);
-        self.with(|jobs| jobs.values().filter_map(|handle| handle.entitlement.as_ref()).for_each(Entitlement::renew));
+        self.with(|jobs| jobs.values().filter_map(|handle| handle.entitlement.as_ref()).for_each(|one| one.renew(entitled_since)));
     }
 
     fn stop(&self, job: JobId, why: Stop) {

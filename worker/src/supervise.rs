@@ -15,7 +15,7 @@ use std::{
         unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     },
     process::{Command, ExitCode},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -44,13 +44,10 @@ const STOP_ROUNDS: usize = 100;
 /// `worker supervise`: run a program, and end all of it when the worker is gone.
 #[derive(Debug, clap::Args)]
 pub struct Supervise {
-    /// The inherited read end of the pipe on which the worker renews its entitlement, a byte a time;
-    /// its end ends the program.
+    /// The inherited read end of the pipe on which the worker renews its entitlement, each time by its next
+    /// [`deadline`]; its end ends the program.
     #[arg(long, value_parser = clap::value_parser!(RawFd).range(3..))]
     entitlement_fd: RawFd,
-    /// How long the pipe may be silent before the worker counts as frozen.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
-    silence_ms: u64,
     /// When the worker counts as frozen if it never writes, by the monotonic clock of this host.
     #[arg(long)]
     until_ms: u64,
@@ -80,12 +77,13 @@ impl Supervise {
         close_inherited(self.entitlement_fd)?;
         let entitlement = adopt(self.entitlement_fd)?;
         let signals = take_signals()?;
-        let Some(left) = Duration::from_millis(self.until_ms).checked_sub(clock()) else { return Ok(KILLED) };
-        let deadline = Instant::now() + left;
+        let until = Duration::from_millis(self.until_ms);
+        if until <= clock() {
+            return Ok(KILLED);
+        }
         let program = spawn_tethered(&self.command)?;
 
-        let silence = Duration::from_millis(self.silence_ms);
-        let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, silence, deadline));
+        let code = leave_streams().and_then(|()| watch(program, entitlement, &signals, until));
         // Whatever went wrong above, nothing may be left running.
         end_tree(program, &signals);
         Ok(code?.unwrap_or(KILLED))
@@ -128,6 +126,12 @@ impl Tether {
         }
         Command::new(&self.command[0]).args(&self.command[1..]).exec()
     }
+}
+
+/// What lets a program live for so long from now: until when, in milliseconds of [`clock`]. So short that a pipe takes
+/// all of it or nothing.
+pub(crate) fn deadline(left: Duration) -> [u8; 8] {
+    u64::try_from((clock() + left).as_millis()).unwrap_or(u64::MAX).to_le_bytes()
 }
 
 /// The time by the monotonic clock, which all processes of a host share (`clock_gettime(2)`).
@@ -182,21 +186,26 @@ fn leave_streams() -> io::Result<()> {
     Ok(stdio::dup2_stdout(&nothing)?)
 }
 
-/// Wait for the program's end and answer with its code, or with none once the worker's entitlement is.
-fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, silence: Duration, mut deadline: Instant) -> io::Result<Option<u8>> {
+/// Wait for the program's end and answer with its code, or with none once the worker's entitlement is over, which it
+/// is by the [`clock`] at `until` unless it is renewed.
+fn watch(program: Pid, mut entitlement: File, signals: &SignalFd, mut until: Duration) -> io::Result<Option<u8>> {
+    let mut renewals = [[0; 8]; 8];
     loop {
         if let ended @ Some(_) = reap(program)?.program {
             return Ok(ended);
         }
         let mut ready = [PollFd::new(signals, PollFlags::IN), PollFd::new(&entitlement, PollFlags::IN)];
-        wait_for(&mut ready, deadline.saturating_duration_since(Instant::now()))?;
-        // Before the pipe is read: bytes that lay there while this process was frozen prove nothing.
-        if Instant::now() >= deadline {
+        wait_for(&mut ready, until.saturating_sub(clock()))?;
+        // Before the pipe is read: what lay there while this process was frozen came too late.
+        if clock() >= until {
             return Ok(None);
         }
-        match entitlement.read(&mut [0; 64]) {
+        match entitlement.read(renewals.as_flattened_mut()) {
             Ok(0) => return Ok(None),
-            Ok(_) => deadline = Instant::now() + silence,
+            Ok(bytes) => {
+                let newest = (bytes / 8).checked_sub(1).map(|last| u64::from_le_bytes(renewals[last]));
+                until = newest.map_or(until, Duration::from_millis);
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }

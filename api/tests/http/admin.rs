@@ -5,6 +5,7 @@ use std::time::Duration;
 use poem::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
+    id::WorkerId,
     job::{JobError, JobResult, NanoUsd},
     lease::{Outcome, Report},
     user::Role,
@@ -280,7 +281,7 @@ async fn a_dead_letter_is_tried_again_as_one_new_job() {
 async fn a_worker_is_shown_and_drained_unless_it_is_dead() {
     let (stage, admin) = stage().await;
     let worker = NewWorker { name: "w1".into(), host: "h1".into(), slots: 4, mcp_servers: Vec::new(), lock_file: None };
-    let living = Membership::join(&stage.app.store, &worker).await.expect("joined");
+    let living = Membership::join(&stage.app.store, WorkerId::new(), &worker).await.expect("joined");
     let path = format!("/api/admin/workers/{}/drain", living.id());
 
     let page = read(&stage, &admin, "/api/admin/workers").await;

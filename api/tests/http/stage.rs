@@ -178,7 +178,7 @@ impl Stage {
     /// A hand that takes jobs.
     pub async fn hand(&self) -> Hand {
         let worker = NewWorker { name: "hand".into(), host: "here".into(), slots: 100, mcp_servers: Vec::new(), lock_file: None };
-        let membership = Membership::join(&self.app.store, &worker).await.expect("joined");
+        let membership = Membership::join(&self.app.store, WorkerId::new(), &worker).await.expect("joined");
         let config = LeaseConfig { spool_dir: self.directory.clone(), longest_run: Duration::from_mins(1) };
         let leases = Leases::open(&self.app.store, membership.id(), config).await.expect("leases");
         Hand { id: membership.id(), leases }

@@ -6,6 +6,7 @@ use shared::{
     api_key::Scope,
     api_keys::NewApiKey,
     audit::{AuditFilter, By},
+    id::WorkerId,
     tool::{AnnouncedTool, Category},
     user::Role,
     workers::{Membership, NewWorker},
@@ -16,7 +17,7 @@ use crate::stage::{Stage, new_key};
 /// A worker comes whose CLI has these tools.
 async fn announce(stage: &Stage, version: &str, tools: &[(&str, Category)]) {
     let worker = NewWorker { name: "w".into(), host: "h".into(), slots: 1, mcp_servers: Vec::new(), lock_file: None };
-    let worker = Membership::join(&stage.app.store, &worker).await.expect("joined");
+    let worker = Membership::join(&stage.app.store, WorkerId::new(), &worker).await.expect("joined");
     let announced = |(name, category): &(&str, Category)| AnnouncedTool {
         name: (*name).to_owned(),
         description: Some(format!("does {name}")),

@@ -496,9 +496,10 @@ pub async fn turns(db: &Db, session: SessionId, before: Option<JobId>, limit: u3
 
 /// Give queued jobs to a living worker: those of them that may run, there and now.
 pub async fn claim(db: &Db, ids: &[JobId], worker: WorkerId) -> Result<Vec<Job>> {
-    // The lock on the worker's row makes a claim and a death sentence see each other.
+    // The lock on the worker's row makes a claim and a death sentence see each other. It is one that beats do not wait
+    // for: a claim may wait for a row that somebody holds who stands still.
     let sql = format!(
-        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $1 AND NOT dead AND NOT drain_requested {{for_share}})
+        "WITH claimant AS (SELECT 1 FROM workers WHERE id = $1 AND NOT dead AND NOT drain_requested {{for_key_share}})
          UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = $1, started_at = {{now}},
                          streamed = FALSE, running_usage = NULL, start_ms = NULL, first_token_ms = NULL
          WHERE id IN ({}) AND state = 'queued' AND run_at <= {{now}} AND cancel_requested_at IS NULL AND EXISTS (SELECT 1 FROM claimant)

@@ -9,7 +9,6 @@ use sea_orm::{
     SqliteTransactionMode, Statement, StreamTrait as _, TransactionOptions, TransactionTrait as _, Value,
     sqlx::{self, sqlite::SqliteJournalMode, sqlite::SqliteSynchronous},
 };
-
 use uuid::Uuid;
 
 use crate::{
@@ -34,6 +33,11 @@ pub mod users;
 pub mod workers;
 pub mod workspaces;
 
+/// How long the database itself takes for a statement at most.
+const STATEMENT: Duration = Duration::from_secs(10);
+/// How long its answer is waited for. One that is gone without a word, as a host that lost its power, gives none.
+const ANSWER: Duration = Duration::from_secs(STATEMENT.as_secs() + 2);
+
 /// What the sessions of this process are called in PostgreSQL's `pg_stat_activity`: by this it knows them from others.
 static APPLICATION: LazyLock<String> = LazyLock::new(|| format!("claude-api {}", Uuid::new_v4()));
 
@@ -46,10 +50,23 @@ pub struct Db {
 impl Db {
     /// Connect to a migrated database, with so many connections at most.
     pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, DbErr> {
+        Ok(Self { pool: sea_orm::Database::connect(Self::options(url, connections)).await? })
+    }
+
+    /// One connection for whoever must not wait behind others. It is made when it is first asked for something.
+    pub async fn connect_alone(url: &SecretString) -> Result<Self, DbErr> {
+        let mut options = Self::options(url, 1);
+        options.connect_lazy(true);
+        Ok(Self { pool: sea_orm::Database::connect(options).await? })
+    }
+
+    fn options(url: &SecretString, connections: u32) -> ConnectOptions {
         let mut options = ConnectOptions::new(url.expose_secret());
+        // None at least: the pool would try to keep that one longer and longer apart while the database is away, and
+        // nobody else could have its place.
         options
             .max_connections(connections)
-            .min_connections(1)
+            .min_connections(0)
             .connect_timeout(Duration::from_secs(3))
             .acquire_timeout(Duration::from_secs(3))
             .max_lifetime(Duration::from_mins(10))
@@ -59,7 +76,7 @@ impl Db {
             .map_sqlx_postgres_opts(|postgres| {
                 postgres.application_name(&APPLICATION).options([
                     ("lock_timeout", "2s"),
-                    ("statement_timeout", "10s"),
+                    ("statement_timeout", format!("{}s", STATEMENT.as_secs()).as_str()),
                     ("idle_in_transaction_session_timeout", "5s"),
                     // Every statement has one good plan, and to look for it costs as much as to run it. What depends on a
                     // value, as the choice of a partial index does, has that value in its text.
@@ -73,7 +90,7 @@ impl Db {
                     .busy_timeout(Duration::from_secs(5))
                     .foreign_keys(true)
             });
-        Ok(Self { pool: sea_orm::Database::connect(options).await? })
+        options
     }
 
     /// Whether the database answers.
@@ -98,7 +115,7 @@ impl Db {
     pub async fn begin(&self) -> Result<DatabaseTransaction> {
         let options =
             TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
-        self.pool.begin_with_options(options).await.map_err(error)
+        in_time(self.pool.begin_with_options(options)).await
     }
 
     /// Which kind of database it is.
@@ -114,7 +131,7 @@ impl Db {
 
 /// Run a statement that answers rows.
 async fn rows<T: FromQueryResult>(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<T>> {
-    let answers = db.query_all_raw(statement(db, sql, values)).await.map_err(error)?;
+    let answers = in_time(db.query_all_raw(statement(db, sql, values))).await?;
     answers.iter().map(|row| T::from_query_result(row, "")).collect::<Result<_, _>>().map_err(error)
 }
 
@@ -126,8 +143,8 @@ async fn each_row<T: FromQueryResult>(
     values: impl IntoIterator<Item = Value>,
     mut take: impl FnMut(T) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let mut answers = db.pool().stream_raw(statement(db.pool(), sql, values)).await.map_err(error)?;
-    while let Some(row) = answers.try_next().await.map_err(error)? {
+    let mut answers = in_time(db.pool().stream_raw(statement(db.pool(), sql, values))).await?;
+    while let Some(row) = in_time(answers.try_next()).await? {
         if take(T::from_query_result(&row, "").map_err(error)?)?.is_break() {
             break;
         }
@@ -137,24 +154,30 @@ async fn each_row<T: FromQueryResult>(
 
 /// Run a statement that answers at most one row.
 async fn row<T: FromQueryResult>(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<T>> {
-    let answer = db.query_one_raw(statement(db, sql, values)).await.map_err(error)?;
+    let answer = in_time(db.query_one_raw(statement(db, sql, values))).await?;
     answer.map(|row| T::from_query_result(&row, "")).transpose().map_err(error)
 }
 
 /// Run a statement and count the rows it touched.
 async fn execute(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64> {
-    Ok(db.execute_raw(statement(db, sql, values)).await.map_err(error)?.rows_affected())
+    Ok(in_time(db.execute_raw(statement(db, sql, values))).await?.rows_affected())
 }
 
 fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     let backend = db.get_database_backend();
-    let (now, for_share, for_update, for_turn) = match backend {
+    let words = match backend {
         // One writer at a time gives the order that the row locks give.
-        DbBackend::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", "", ""),
-        _ => ("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", "FOR SHARE", "FOR UPDATE", "FOR NO KEY UPDATE"),
+        DbBackend::Sqlite => ["CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", "", "", ""],
+        _ => [
+            "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+            "FOR SHARE",
+            "FOR KEY SHARE",
+            "FOR UPDATE",
+            "FOR NO KEY UPDATE",
+        ],
     };
-    let sql =
-        sql.replace("{now}", now).replace("{for_share}", for_share).replace("{for_update}", for_update).replace("{for_turn}", for_turn);
+    let places = ["{now}", "{for_share}", "{for_key_share}", "{for_update}", "{for_turn}"];
+    let sql = places.iter().zip(words).fold(sql.to_owned(), |sql, (place, word)| sql.replace(place, word));
     Statement::from_sql_and_values(backend, sql, values)
 }
 
@@ -170,7 +193,13 @@ fn ms(duration: Duration) -> i64 {
 
 /// Commit, and say what a failure means.
 pub async fn commit(transaction: DatabaseTransaction) -> Result<()> {
-    transaction.commit().await.map_err(error)
+    in_time(transaction.commit()).await
+}
+
+/// What the database answers, if it does within [`ANSWER`].
+async fn in_time<T>(answer: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
+    let late = |_| Error::Unavailable { service: "database", source: "it did not answer in time".into() };
+    tokio::time::timeout(ANSWER, answer).await.map_err(late)?.map_err(error)
 }
 
 /// What a failure of the database means to a caller.

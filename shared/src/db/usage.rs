@@ -54,6 +54,19 @@ pub async fn insert(db: &impl ConnectionTrait, job: &Job, bill: &Bill, outcome: 
     Ok(())
 }
 
+/// Whether the jobs of its owner that were accepted on the same day as `job` have cost what they may already.
+pub async fn is_day_spent(db: &Db, job: &Job) -> Result<bool> {
+    #[derive(FromQueryResult)]
+    struct Spent {
+        is_spent: bool,
+    }
+    let sql = "SELECT spent_nano_usd >= daily_budget_nano_usd AS is_spent FROM spend JOIN users ON users.id = spend.user_id
+               WHERE user_id = $1 AND utc_day = $2 AND daily_budget_nano_usd IS NOT NULL";
+    let day = i32::try_from(job.created_at.unix_ms().div_euclid(DAY_MS)).unwrap_or(i32::MAX);
+    let found: Option<Spent> = row(db.pool(), sql, [job.user_id.uuid().into(), day.into()]).await?;
+    Ok(found.is_some_and(|found| found.is_spent))
+}
+
 /// What `model` cost when the CLI last told it.
 pub async fn last_rate(db: &impl ConnectionTrait, model: &str) -> Result<Option<Rate>> {
     #[derive(FromQueryResult)]

@@ -175,17 +175,25 @@ pub async fn slots(db: &Db) -> Result<u64> {
     Ok(sum.and_then(|sum| u64::try_from(sum.slots).ok()).unwrap_or(0))
 }
 
+/// Hold a worker's row until the transaction ends: what it claims meanwhile waits, and what it claimed is seen.
+async fn hold(db: &impl ConnectionTrait, worker: Uuid) -> Result<()> {
+    let _: Option<Id> = row(db, "SELECT id FROM workers WHERE id = $1 {for_update}", [worker.into()]).await?;
+    Ok(())
+}
+
 /// Declare a worker dead if it did not beat since `beat` was seen. False when it did, or was dead.
 pub async fn bury(db: &impl ConnectionTrait, worker: Uuid, beat: i64) -> Result<bool> {
+    hold(db, worker).await?;
     let touched =
         execute(db, "UPDATE workers SET dead = TRUE WHERE id = $1 AND beat = $2 AND NOT dead", [worker.into(), beat.into()]).await?;
     Ok(touched == 1)
 }
 
 /// Leave: dead by its own word, unless it still holds jobs, which only the reaper may give away.
-pub async fn leave(db: &Db, worker: WorkerId) -> Result<bool> {
+pub async fn leave(db: &impl ConnectionTrait, worker: WorkerId) -> Result<bool> {
+    hold(db, worker.uuid()).await?;
     let touched = execute(
-        db.pool(),
+        db,
         "UPDATE workers SET dead = TRUE WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE worker_id = $1 AND state = 'running')",
         [worker.uuid().into()],
     )

@@ -75,7 +75,15 @@ impl Audit {
         }
         // The doorbell of a job goes once its end is in Redis: whoever ended these did not come so far.
         for job in account.index.keys().filter(|job| states.get(job).is_some_and(|state| state.is_terminal())) {
-            ending::finalize(store, *job).await?;
+            match ending::finalize(store, *job).await {
+                Ok(()) => {}
+                Err(error) if error.is_unavailable() => return Err(error),
+                // Followers have the end from the record; the others' turns must not wait for it.
+                Err(error) => {
+                    tracing::error!(job.id = %job, %error, cause = ?std::error::Error::source(&error), "Could not bring an end into Redis");
+                    queue::done(store.redis(), *job, None).await?;
+                }
+            }
         }
         let strays = strays(&account, &states);
         let known = std::mem::replace(&mut self.strays, strays.keys().cloned().collect());

@@ -29,7 +29,6 @@ use crate::{
 /// What this process saw of the workers, by its own monotonic clock, since it can see the database.
 #[derive(Default)]
 pub struct Watch {
-    since: Option<Instant>,
     looked: Option<Instant>,
     pulses: HashMap<Uuid, Seen>,
 }
@@ -55,7 +54,6 @@ impl Watch {
             self.forget();
         }
         self.looked = Some(now);
-        self.since.get_or_insert(now);
         self.pulses.retain(|id, _| living.iter().any(|pulse| pulse.id == *id));
         for pulse in &living {
             let seen = self.pulses.entry(pulse.id).or_insert(Seen { beat: pulse.beat, at: now });
@@ -83,13 +81,11 @@ impl Watch {
         let silence = |pulse: &Pulse| self.pulses.get(&pulse.id).map_or(Duration::ZERO, |seen| now.duration_since(seen.at));
         let mut dead: HashSet<Uuid> = living.iter().filter(|pulse| silence(pulse) >= timing.ttl).map(|pulse| pulse.id).collect();
         dead.extend(unlocked(living).await);
-        // After an outage workers come back one by one: a lock that is free says nothing before they had the time.
-        let time = timing.overdue() * 4;
-        let has_time = self.since.is_some_and(|since| now.duration_since(since) >= time);
-        let overdue = |pulse: &&Pulse| has_time && !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue();
+        let overdue = |pulse: &&Pulse| !dead.contains(&pulse.id) && silence(pulse) >= timing.overdue();
         let overdue: Vec<Uuid> = living.iter().filter(overdue).map(|pulse| pulse.id).collect();
         if !overdue.is_empty() {
-            dead.extend(session_lock::free(store.db(), &overdue, time).await?);
+            // After an outage workers come back one by one, and take their locks again.
+            dead.extend(session_lock::free(store.db(), &overdue, timing.overdue() * 4).await?);
         }
         Ok(dead)
     }

@@ -41,6 +41,25 @@ async fn row_16_a_database_that_is_away_kills_no_worker_and_what_ended_meanwhile
     at_rest(&system).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_16_a_database_that_is_away_for_long_is_beaten_to_as_soon_as_it_is_back() -> anyhow::Result<()> {
+    let system = System::start_alone(Cli::Fake).await?;
+    let (api, _worker, _other) = (system.api().await?, system.worker().await?, elsewhere(&system).await?);
+    let mut stream = api.client.chat("slow:400:0.05").await?;
+    let (id, mut events) = (api.client.only_job().await?, Vec::new());
+    pieces(&mut stream, 1, &mut events).await?;
+
+    system.database.server()?.crash();
+    // So long that whoever waits twice as long after each try is far from the next.
+    pieces(&mut stream, 220, &mut events).await?;
+    system.database.server()?.open().await?;
+    events.extend(stream.rest().await?);
+
+    assert_completed(&system, &api.client, &id, &events, 1).await?;
+    assert_eq!(system.database.count("workers WHERE dead").await?, 0);
+    at_rest(&system).await
+}
+
 async fn elsewhere(system: &System) -> anyhow::Result<tests::system::Running> {
     super::elsewhere(system, &[]).await
 }

@@ -247,6 +247,11 @@ impl Failure {
         Self::told(code, code.sentence().to_owned())
     }
 
+    /// The day's budget of the job's owner was used up before it began.
+    pub fn of_day() -> Self {
+        Self::told(Code::BudgetExceeded, "the budget of its day (UTC) was used up before it began".to_owned())
+    }
+
     /// The job names `tool`, which it may not use.
     pub fn of_tool(tool: &str) -> Self {
         let code = Code::ToolNotAllowed;

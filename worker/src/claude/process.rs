@@ -15,7 +15,7 @@ use std::{
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -91,6 +91,8 @@ pub struct Process {
     is_torn: bool,
     stderr: Tail,
     entitlement: Option<Arc<OwnedFd>>,
+    /// How long what entitled it lasts.
+    silence: Duration,
     /// Fires once its end was decided.
     ending: Option<DropGuard>,
     reaper: JoinHandle<Exit>,
@@ -112,7 +114,6 @@ impl Process {
         let mut child = Command::new(&launch.supervisor)
             .arg0("worker")
             .args(["supervise", "--entitlement-fd", &read_end.as_raw_fd().to_string()])
-            .args(["--silence-ms", &launch.silence.as_millis().to_string()])
             // A time and no span: this process may be stopped before the supervisor begins.
             .args(["--until-ms", &(supervise::clock() + left).as_millis().to_string(), "--"])
             .arg(program)
@@ -146,6 +147,7 @@ impl Process {
             is_torn: false,
             stderr: tail,
             entitlement: Some(Arc::new(write_end)),
+            silence: launch.silence,
             ending: Some(ending.drop_guard()),
             reaper,
             exit: None,
@@ -191,13 +193,13 @@ impl Process {
 
     /// Let it live for another silence limit. Never blocks.
     pub fn renew(&self) {
-        self.entitlement().renew();
+        self.entitlement().renew(Instant::now());
     }
 
     /// The right to renew, for whoever knows that the worker's heartbeat was accepted. Holding it does
     /// not keep the process alive.
     pub fn entitlement(&self) -> Entitlement {
-        Entitlement(self.entitlement.as_ref().map(Arc::downgrade).unwrap_or_default())
+        Entitlement { pipe: self.entitlement.as_ref().map(Arc::downgrade).unwrap_or_default(), silence: self.silence }
     }
 
     /// The end of what it wrote to standard error so far, at most 8 KiB.
@@ -233,14 +235,18 @@ impl fmt::Debug for Process {
 
 /// Renews the life of one process.
 #[derive(Clone, Debug)]
-pub struct Entitlement(Weak<OwnedFd>);
+pub struct Entitlement {
+    pipe: Weak<OwnedFd>,
+    silence: Duration,
+}
 
 impl Entitlement {
-    /// Let the process live for another silence limit, if it still lives. Never blocks.
-    pub fn renew(&self) {
-        if let Some(pipe) = self.0.upgrade() {
+    /// Let the process live for another silence limit after `since`, if it still lives. Never blocks.
+    pub fn renew(&self, since: Instant) {
+        let Some(left) = self.silence.checked_sub(since.elapsed()) else { return };
+        if let Some(pipe) = self.pipe.upgrade() {
             // A full pipe belongs to a supervisor that does not run, a broken one to one that is gone.
-            let _ = rustix::io::write(&pipe, b".");
+            let _ = rustix::io::write(&pipe, &supervise::deadline(left));
         }
     }
 }
