@@ -27,7 +27,7 @@ use nix::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{self, Pid, Signal, WaitOptions},
+    process::{self, Pid, Resource, Rlimit, Signal, WaitOptions},
     stdio, thread,
     time::{ClockId, clock_gettime},
 };
@@ -115,6 +115,8 @@ impl Tether {
             process::setsid()?;
             // Tied to the supervisor's one thread, so only its end can trigger it.
             process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // What it has in memory, prompts and answers, is not left in a file when it crashes.
+            process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
             // The supervisor's blocked signals are not the program's business.
             Ok(SigSet::empty().thread_set_mask()?)
         };

@@ -52,7 +52,7 @@ pub enum SandboxError {
     #[error("there is no `{}` (hint: install bubblewrap 0.8 or later)", .0.display())]
     Missing(PathBuf),
     /// The system refuses namespaces.
-    #[error("the system refuses bwrap these namespaces: {}; it said: {problem}", refused.join(", "))]
+    #[error("the system refuses bwrap these namespaces: {}; it said: {problem} (hint: see `docs/troubleshooting.md`)", refused.join(", "))]
     Namespaces {
         /// Those refused when asked for alone (all of them where `user` is).
         refused: Vec<&'static str>,
@@ -60,7 +60,7 @@ pub enum SandboxError {
         problem: String,
     },
     /// The trial failed for another reason.
-    #[error("bwrap failed its trial: {0}")]
+    #[error("bwrap failed its trial: {0} (hint: it must be 0.8 or later)")]
     Trial(String),
     /// The program depends on files that are not visible inside.
     #[error("`{}` cannot run inside the sandbox: {problem}", program.display())]

@@ -86,6 +86,16 @@ async fn no_open_file_but_the_standard_streams_reaches_the_program() {
 }
 
 #[tokio::test]
+async fn no_program_leaves_its_memory_in_a_file() {
+    let room = Room::new();
+
+    let mut process = spawn(&room.launch("/bin/sh", ["-c", "ulimit -Sc; ulimit -Hc"]));
+
+    assert_eq!(process.next_line().await.unwrap().as_deref(), Some(&b"0"[..]));
+    assert_eq!(process.next_line().await.unwrap().as_deref(), Some(&b"0"[..]));
+}
+
+#[tokio::test]
 async fn standard_error_never_blocks_and_its_end_is_kept() {
     let room = Room::new();
     let mut process = spawn(&room.launch("/bin/sh", ["-c", "yes | head -c 1000000 >&2; echo end >&2; echo out"]));
