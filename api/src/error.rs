@@ -496,7 +496,7 @@ impl ApiResponse for ApiError {
             status: Some(status),
             status_range: None,
             content: vec![MetaMediaType { content_type: ProblemJson::CONTENT_TYPE, schema: Problem::schema_ref() }],
-            headers: if matches!(status, 429 | 503) { vec![retry_after()] } else { Vec::new() },
+            headers: headers(status),
         };
         MetaResponses { responses: STATUSES.iter().map(response).collect() }
     }
@@ -506,13 +506,25 @@ impl ApiResponse for ApiError {
     }
 }
 
-fn retry_after() -> MetaHeader {
-    MetaHeader {
-        name: "Retry-After".to_owned(),
-        description: Some("Seconds to wait before trying again.".to_owned()),
+/// What an answer with this status says besides.
+fn headers(status: u16) -> Vec<MetaHeader> {
+    let header = |name: &str, description: &str, schema| MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
         required: false,
         deprecated: false,
-        schema: u32::schema_ref(),
+        schema,
+    };
+    let retry_after = || header("Retry-After", "Seconds to wait before trying again.", u32::schema_ref());
+    match status {
+        401 => vec![header("WWW-Authenticate", "How to say who you are.", String::schema_ref())],
+        429 => vec![
+            retry_after(),
+            header("RateLimit-Policy", "The hourly limits that hold for you.", String::schema_ref()),
+            header("RateLimit", "What is left of each, and for how many seconds it is.", String::schema_ref()),
+        ],
+        503 => vec![retry_after()],
+        _ => Vec::new(),
     }
 }
 

@@ -103,7 +103,44 @@ pub fn yaml() -> String {
     });
     // Within `ImageBlock`, and only there.
     let open = "        source:\n          type: object\n";
-    with_null_among_words(&closed.replacen(open, &format!("{open}          additionalProperties: false\n"), 1))
+    let strict = closed.replacen(open, &format!("{open}          additionalProperties: false\n"), 1);
+    with_failures_that_happen(&with_null_among_words(&strict))
+}
+
+/// `yaml` without the failures that an operation cannot answer with: all of them share one type of error.
+fn with_failures_that_happen(yaml: &str) -> String {
+    // An operation is a key below a path: `    get:`, with the rest of it further in.
+    let begins = |line: &str| line.strip_prefix("    ").is_some_and(|key| !key.starts_with([' ', '-']) && key.ends_with(':'));
+    let mut whole = String::with_capacity(yaml.len());
+    let lines: Vec<&str> = yaml.lines().collect();
+    for part in lines.chunk_by(|_, next| next.starts_with("     ") || !(begins(next) || next.starts_with("  /"))) {
+        let operation = part.iter().find_map(|line| line.strip_prefix("      operationId: "));
+        let has_body = part.contains(&"      requestBody:");
+        let mut is_left_out = false;
+        for line in part {
+            if let Some(key) = line.strip_prefix("        ").filter(|key| !key.starts_with([' ', '-'])) {
+                let status = key.trim_matches(['\'', ':']);
+                is_left_out = operation.is_some_and(|operation| !may_fail_with(status, operation, has_body));
+            } else if !line.starts_with("         ") {
+                is_left_out = false;
+            }
+            if !is_left_out {
+                whole.push_str(line);
+                whole.push('\n');
+            }
+        }
+    }
+    whole
+}
+
+fn may_fail_with(status: &str, operation: &str, has_body: bool) -> bool {
+    match status {
+        "402" => matches!(operation, "create_chat" | "retry_dead_letter"),
+        "408" | "413" | "415" => has_body,
+        "410" => matches!(operation, "get_job_events" | "get_any_job_events"),
+        "426" => operation == "open_socket",
+        _ => true,
+    }
 }
 
 /// `yaml` with null in every enum that is nullable: beside an enum, `nullable` allows nothing, and poem-openapi

@@ -206,6 +206,10 @@ async fn everybodys_conversations_are_seen_read_and_deleted() {
     read(&stage, &admin, &format!("/api/admin/sessions/{own}/messages")).await;
     let noted = read(&stage, &admin, "/api/admin/audit-log?action=session.read").await;
     assert_eq!((noted["data"].as_array().map(Vec::len), &noted["data"][0]["target"]), (Some(1), &json!(session)));
+    // Whoever begins with a later page has read it as well.
+    read(&stage, &admin, &format!("{path}/messages?cursor={}", messages["data"][0]["job_id"].as_str().expect("a job"))).await;
+    let noted = read(&stage, &admin, "/api/admin/audit-log?action=session.read").await;
+    assert_eq!(noted["data"].as_array().map(Vec::len), Some(2));
 
     assert_eq!(stage.call(&admin, Method::DELETE, &path, &Value::Null).await.status, StatusCode::NO_CONTENT);
     for method in [Method::GET, Method::DELETE] {

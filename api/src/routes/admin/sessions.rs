@@ -99,7 +99,7 @@ impl AllSessionsApi {
 
     /// Read anybody's conversation, newest first.
     ///
-    /// That another user's was read is noted in the audit log, once for all its pages.
+    /// That another user's was read is noted in the audit log, each page of it.
     #[oai(path = "/sessions/:id/messages", method = "get", operation_id = "list_any_session_messages")]
     async fn list_any_session_messages(
         &self,
@@ -113,7 +113,7 @@ impl AllSessionsApi {
         cursor: Query<Option<Wire<JobId>>>,
     ) -> Result<Json<MessageList>, ApiError> {
         let (session, _) = find(&app, id.0.0).await?;
-        if session.user_id != auth.user_id() && cursor.0.is_none() {
+        if session.user_id != auth.user_id() {
             note(&app, auth.by(), Action::SessionRead, &session).await?;
         }
         Ok(Json(sessions::messages(&app, id.0.0, limit.0, cursor.0).await?))
