@@ -43,16 +43,6 @@ impl JobState {
         }
     }
 
-    /// Whether the record may go from here to `next`. The statements in `db` keep this law; the
-    /// database's own trigger guards the terminal states a second time.
-    pub fn can_become(self, next: Self) -> bool {
-        match self {
-            Self::Queued => matches!(next, Self::Running | Self::Failed | Self::Cancelled),
-            Self::Running => !matches!(next, Self::Running),
-            Self::Completed | Self::Failed | Self::Cancelled => false,
-        }
-    }
-
     /// The word for it in the record and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -574,19 +564,6 @@ pub fn canonical_json(spec: &ChatSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_terminal_state_is_left_by_nothing() {
-        for from in JobState::ALL.into_iter().filter(|state| state.is_terminal()) {
-            assert!(JobState::ALL.into_iter().all(|next| !from.can_become(next)), "{from}");
-        }
-    }
-
-    #[test]
-    fn a_running_job_may_go_back_to_the_queue_and_a_queued_one_cannot_complete() {
-        assert!(JobState::Running.can_become(JobState::Queued));
-        assert!(!JobState::Queued.can_become(JobState::Completed));
-    }
 
     #[test]
     fn tools_that_act_beyond_their_job_are_never_offered() {

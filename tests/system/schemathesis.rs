@@ -48,7 +48,7 @@ const NOT_FOR_ADMINS: &str = "logout,drain_worker";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_for_whoever_has_a_key() -> anyhow::Result<()> {
-    let system = start().await?;
+    let system = start(Kind::Sqlite).await?;
     let (api, _worker) = (system.api().await?, system.worker().await?);
     let id = own_id(&api.client).await?;
 
@@ -59,7 +59,7 @@ async fn the_contract_holds_for_whoever_has_a_key() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_for_an_admin_who_logged_in() -> anyhow::Result<()> {
     let password = Uuid::new_v4().to_string();
-    let system = start().await?.with("ADMIN_EMAIL", ADMIN).with("ADMIN_PASSWORD", &password);
+    let system = start(Kind::Postgres).await?.with("ADMIN_EMAIL", ADMIN).with("ADMIN_PASSWORD", &password);
     let (api, _worker) = (system.api().await?, system.worker().await?);
     let login = json!({"email": ADMIN, "password": password});
     let login = api.client.request(Method::POST, "/api/auth/login").json(&login).send().await?;
@@ -73,8 +73,8 @@ async fn the_contract_holds_for_an_admin_who_logged_in() -> anyhow::Result<()> {
 }
 
 /// A system that nothing is too much for, whose workers are not taken for dead on a busy machine.
-async fn start() -> anyhow::Result<System> {
-    let system = System::start(Kind::Sqlite, Cli::Fake).await?;
+async fn start(kind: Kind) -> anyhow::Result<System> {
+    let system = System::start(kind, Cli::Fake).await?;
     let system = system.with("MODELS", MODELS).with("WORKER_BEAT", "1s").with("WORKER_TTL", "10s");
     Ok(system.with("DEFAULT_RATE_LIMIT_PER_HOUR", "1000000").with("AUTH_RATE_LIMIT_PER_MINUTE", "1000000"))
 }

@@ -36,6 +36,7 @@ on_both_databases!(
     every_attempt_is_billed_and_a_job_is_their_sum,
     what_the_cli_did_not_tell_is_estimated,
     a_job_that_used_up_its_reservation_is_not_tried_again,
+    what_waited_while_others_spent_the_day_does_not_begin,
     the_job_of_a_lost_worker_is_billed_by_what_was_last_known,
     the_days_are_counted_anew_when_the_schema_gains_them,
 );
@@ -318,6 +319,27 @@ async fn a_job_that_used_up_its_reservation_is_not_tried_again(kind: Kind) -> an
     assert_eq!(settle(hand.take().await?, again(), told(4 * CENT)).await?, JobState::Queued);
     assert_eq!(hand.take().await?.job().budget_left(), Some(NanoUsd(6 * CENT)));
     desk.assert_balanced().await
+}
+
+async fn what_waited_while_others_spent_the_day_does_not_begin(kind: Kind) -> anyhow::Result<()> {
+    let system = System::start(kind, Cli::Fake).await?;
+    let api = system.api().await?;
+    // Each call costs more than the whole day may, and each job says that it takes next to nothing.
+    system.database.connect().await?.execute_unprepared("UPDATE users SET daily_budget_nano_usd = 1000").await?;
+    let ask = async |message: &str| {
+        let body = json!({"message": message, "max_budget_usd": 1e-9});
+        let answer = api.client.request(reqwest::Method::POST, "/api/chat").json(&body).send().await?.error_for_status()?;
+        let job: serde_json::Value = answer.json().await?;
+        anyhow::Ok(job["id"].as_str().expect("an id").to_owned())
+    };
+    let (first, second) = (ask("say:one").await?, ask("say:two").await?);
+
+    let _worker = system.worker_with(&[("MAX_WORKERS", "1")]).await?;
+    let (first, second) = (api.client.ended(&first).await?, api.client.ended(&second).await?);
+
+    assert!(first["cost_usd"].as_f64() > Some(1e-6), "{first}");
+    assert_eq!((&second["status"], &second["error"]["code"], &second["cost_usd"]), (&json!("failed"), &json!("budget_exceeded"), &json!(0.0)));
+    Ok(())
 }
 
 async fn the_job_of_a_lost_worker_is_billed_by_what_was_last_known(kind: Kind) -> anyhow::Result<()> {

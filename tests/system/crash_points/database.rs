@@ -1,12 +1,17 @@
-//! Row 16: a database that is away for longer than a worker may be silent.
+//! Row 16: a database that is away for longer than a worker may be silent. And who tells that it is not.
+
+use std::time::Duration;
 
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::json;
 use shared::time::Timestamp;
 use tests::{
     record::moves_of,
+    servers::Kind,
     system::{Cli, System},
 };
+use tokio::time::interval;
 
 use super::{TTL, assert_completed, assert_completed_unseen, at_rest, pieces, within};
 
@@ -36,7 +41,7 @@ async fn row_16_a_database_that_is_away_kills_no_worker_and_what_ended_meanwhile
     assert_completed_unseen(&system, &api.client, &short, 1).await?;
     let ended = moves_of(&system, &short).await?.last().expect("an end").at;
     assert!(ended >= back, "it ended while the database was away");
-    within("back to settled", std::time::Duration::from_millis(u64::try_from(ended - back)?), TTL);
+    within("back to settled", Duration::from_millis(u64::try_from(ended - back)?), TTL);
     assert_eq!(system.database.count("workers WHERE dead").await?, 0);
     at_rest(&system).await
 }
@@ -58,6 +63,29 @@ async fn row_16_a_database_that_is_away_for_long_is_beaten_to_as_soon_as_it_is_b
     assert_completed(&system, &api.client, &id, &events, 1).await?;
     assert_eq!(system.database.count("workers WHERE dead").await?, 0);
     at_rest(&system).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_18_while_the_lead_changes_hands_it_is_told_that_the_database_can_be_reached() -> anyhow::Result<()> {
+    let system = System::start(Kind::Postgres, Cli::Fake).await?;
+    let mut leader = system.api().await?;
+    leader.process.said("This process leads").await?;
+    let mut other = system.api().await?;
+
+    leader.process.signal(Signal::STOP)?;
+    let mut looks = interval(Duration::from_millis(20));
+    let stamped = async {
+        loop {
+            looks.tick().await;
+            anyhow::ensure!(system.redis.command(&["EXISTS", "database:stamp"])?.trim() == "1", "whoever is cut off would go on");
+        }
+    };
+    tokio::select! {
+        said = other.process.said("This process leads") => drop(said?),
+        gone = stamped => gone?,
+    }
+    leader.process.signal(Signal::CONT)?;
+    Ok(())
 }
 
 async fn elsewhere(system: &System) -> anyhow::Result<tests::system::Running> {
