@@ -220,6 +220,8 @@ pub struct StoreConfig {
     pub workspace_store: PathBuf,
     /// How much each conversation may keep there.
     pub workspace_bounds: Bounds,
+    /// What the workspaces of one user may hold together, in bytes.
+    pub workspaces_per_user: u64,
     /// How long the events of a job are kept after its end.
     pub event_retention: Duration,
     /// The most jobs of one user that wait.
@@ -281,6 +283,7 @@ impl StoreConfig {
                 bytes: reading.parsed(&settings::WORKSPACE_MAX_BYTES),
                 entries: reading.parsed(&settings::WORKSPACE_MAX_FILES),
             },
+            workspaces_per_user: reading.parsed(&settings::WORKSPACES_MAX_BYTES_PER_USER),
             event_retention: reading.duration(&settings::EVENT_RETENTION_SECS),
             max_queued_per_user: reading.within(&settings::MAX_QUEUED_PER_USER, 1..),
             timing: Timing { beat, ttl, tick },

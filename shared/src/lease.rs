@@ -38,7 +38,7 @@ use crate::{
     transcript::{Transcript, TurnId},
     usage::{self, AttemptOutcome},
     workspace::{Bounds, Manifest},
-    workspaces::sweep,
+    workspaces::{self as files, sweep},
 };
 pub use crate::{
     db::jobs::{Kept, Report},
@@ -291,9 +291,17 @@ impl Lease {
         Ok(Some((manifest, Contents::of(self.store.workspace_store(), session))))
     }
 
-    /// How much the workspace of a job may hold.
+    /// How much the folders of a job may hold while it runs.
     pub fn workspace_bounds(&self) -> Bounds {
         self.store.workspace_bounds()
+    }
+
+    /// How much its conversation may keep of that.
+    pub async fn kept_bounds(&self) -> Result<Bounds> {
+        match self.job.session_id {
+            Some(session) => files::bounds(&self.store, session).await,
+            None => Ok(self.workspace_bounds()),
+        }
     }
 
     async fn try_settle(&self, outcome: &Outcome, report: &Report) -> Result<Job> {

@@ -140,6 +140,9 @@ settings! {
     WORKSPACE_MAX_FILES = "20000", Both, Plain,
         "a number, as `20000`",
         "How many files one session may have.";
+    WORKSPACES_MAX_BYTES_PER_USER = "10737418240", Both, Plain,
+        "a number of bytes, as `10737418240`",
+        "What the files of all sessions of one user may come to; a session keeps what it has.";
     EVENT_RETENTION_SECS = "604800", Both, Plain,
         "a length of time, as `604800` or `168h`",
         "How long the events of a job are kept after its end; the job itself stays.";

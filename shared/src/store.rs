@@ -35,6 +35,7 @@ struct Inner {
     timing: Timing,
     workspace_store: PathBuf,
     workspace_bounds: Bounds,
+    workspaces_per_user: u64,
     event_retention: Duration,
     max_queued_per_user: u32,
     is_one_host: bool,
@@ -94,6 +95,7 @@ impl Store {
             timing: config.timing,
             workspace_store: config.workspace_store.clone(),
             workspace_bounds: config.workspace_bounds,
+            workspaces_per_user: config.workspaces_per_user,
             event_retention: config.event_retention,
             max_queued_per_user: config.max_queued_per_user,
             is_one_host: config.is_one_host(),
@@ -126,6 +128,11 @@ impl Store {
     /// How much the workspace of a conversation may hold.
     pub fn workspace_bounds(&self) -> Bounds {
         self.0.workspace_bounds
+    }
+
+    /// What the workspaces of one user may hold together, in bytes.
+    pub(crate) fn workspaces_per_user(&self) -> u64 {
+        self.0.workspaces_per_user
     }
 
     /// How long the events of a job are kept after its end.

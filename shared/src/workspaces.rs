@@ -11,7 +11,7 @@ use crate::{
     id::{SessionId, UserId},
     store::Store,
     time::Timestamp,
-    workspace::{Entry, FilePath, Manifest},
+    workspace::{Bounds, Entry, FilePath, Manifest},
 };
 
 /// What can be done with the files of conversations.
@@ -45,7 +45,7 @@ impl Workspaces {
     /// [`Error::SessionArchived`], with [`Error::SessionBusy`] while a job of it runs, and with
     /// [`Error::Workspace`] when the list cannot have it.
     pub async fn put(&self, user: UserId, session: SessionId, path: FilePath, content: Received) -> Result<(Entry, bool)> {
-        let bounds = self.store.workspace_bounds();
+        let bounds = bounds(&self.store, session).await?;
         let contents = self.contents(session);
         let put = self.change(user, session, async |manifest| {
             let replaced = manifest.get(&path);
@@ -93,6 +93,15 @@ impl Workspaces {
         }
         Ok(Some(changed))
     }
+}
+
+/// How much the workspace of a conversation may keep: what each may, as far as the others of its owner leave that, and
+/// what it has in any case.
+pub(crate) async fn bounds(store: &Store, session: SessionId) -> Result<Bounds> {
+    let bounds = store.workspace_bounds();
+    let (own, others) = table::bytes(store.db(), session).await?;
+    let left = store.workspaces_per_user().saturating_sub(others);
+    Ok(Bounds { bytes: bounds.bytes.min(left.max(own)), ..bounds })
 }
 
 /// How long a sweep may go on: whoever wants the conversation meanwhile waits for it, and not for long.

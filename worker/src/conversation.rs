@@ -78,7 +78,8 @@ impl Conversation {
         })?;
         let (mut workspace, mut leaves_contents) = (None, false);
         if let Some(laid_out) = self.workspace {
-            let (dir, bounds) = (dir.clone(), lease.workspace_bounds());
+            let bounds = lease.kept_bounds().await.map_err(|error| told(lease, &error, Code::SessionNotSaved))?;
+            let dir = dir.clone();
             let gathered = blocking(move || laid_out.gather(&dir.workspace(), bounds)).await;
             let gathered = gathered.map_err(|error| {
                 let code = if matches!(error, WorkspaceError::TooLarge) { Code::WorkspaceTooLarge } else { Code::SessionNotSaved };

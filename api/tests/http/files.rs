@@ -156,6 +156,21 @@ async fn what_is_too_much_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
+async fn all_sessions_of_a_user_together_hold_no_more_than_they_may() {
+    let stage = Stage::set(&[("WORKSPACES_MAX_BYTES_PER_USER", "1500")]).await;
+    let (first, second) = (stage.session().await, stage.session().await);
+    let put = async |session: &str, path: &str, size: usize| {
+        put(&stage, &format!("/api/sessions/{session}/files/{path}"), &vec![b'x'; size]).await.status.as_u16()
+    };
+
+    assert_eq!([put(&first, "a", 1000).await, put(&second, "a", 501).await, put(&second, "a", 500).await], [201, 413, 201]);
+    // What is there may be replaced, and makes room once it is gone.
+    assert_eq!([put(&first, "a", 900).await, put(&first, "b", 101).await, put(&second, "b", 100).await], [200, 413, 201]);
+    assert_eq!(stage.ask(Request::builder().method(Method::DELETE).uri_str(format!("/api/sessions/{first}")).finish()).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(put(&second, "b", 1000).await, 200);
+}
+
+#[tokio::test]
 async fn while_a_job_runs_the_files_are_the_jobs() {
     let stage = Stage::new().await;
     let session = stage.session().await;

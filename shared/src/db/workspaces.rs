@@ -2,7 +2,7 @@
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use super::{execute, row};
+use super::{Db, execute, row};
 use crate::{Error, Result, id::SessionId, workspace::Manifest};
 
 /// What is in a conversation's workspace.
@@ -14,6 +14,22 @@ pub async fn get(db: &impl ConnectionTrait, session: SessionId) -> Result<Manife
     let sql = "SELECT manifest FROM workspaces WHERE session_id = $1";
     let packed: Option<Packed> = row(db, sql, [session.uuid().into()]).await?;
     packed.map_or_else(|| Ok(Manifest::default()), |packed| unpack(&packed.manifest))
+}
+
+/// How many bytes a conversation's workspace holds, and the others of its owner together.
+pub async fn bytes(db: &Db, session: SessionId) -> Result<(u64, u64)> {
+    #[derive(FromQueryResult)]
+    struct Sums {
+        own: i64,
+        others: i64,
+    }
+    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN session_id = $1 THEN bytes ELSE 0 END), 0) AS BIGINT) AS own,
+                      CAST(COALESCE(SUM(CASE WHEN session_id = $1 THEN 0 ELSE bytes END), 0) AS BIGINT) AS others
+               FROM workspaces WHERE session_id IN
+                   (SELECT id FROM sessions WHERE deleted_at IS NULL AND user_id = (SELECT user_id FROM sessions WHERE id = $1))";
+    let sums: Option<Sums> = row(db.pool(), sql, [session.uuid().into()]).await?;
+    let count = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    Ok(sums.map_or((0, 0), |sums| (count(sums.own), count(sums.others))))
 }
 
 /// Let this be in a conversation's workspace.
