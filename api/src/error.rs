@@ -423,7 +423,9 @@ impl From<shared::Error> for ApiError {
             shared::Error::Workspace(Refused::Occupied) => {
                 Self::new(Code::PathOccupied, "a folder is at this path, or the path leads through a file")
             }
-            shared::Error::Workspace(Refused::Full) => Self::new(Code::WorkspaceFull, "the workspace would be larger than one may be, or yours together larger than they may"),
+            shared::Error::Workspace(Refused::Full) => {
+                Self::new(Code::WorkspaceFull, "this workspace, or all of yours together, would be larger than may be")
+            }
             shared::Error::WorkerDead => Self::new(Code::WorkerDead, "this worker is dead"),
             shared::Error::Unavailable { .. } => {
                 let detail = "a service this needs is away: try again";

@@ -203,9 +203,9 @@ impl Lease {
     pub async fn settle(mut self, outcome: Outcome, report: Report, give_up: &CancellationToken) -> Result<JobState> {
         failpoint::pass("worker.before_settle");
         let mut delay = Duration::from_millis(100);
-        let given_up = || Error::Unavailable { service: "database", source: "whoever waited for it gave up".into() };
+        let nobody_waits = || Error::Unavailable { service: "database", source: "nobody waits for it any more".into() };
         let settled = loop {
-            match give_up.run_until_cancelled(self.try_settle(&outcome, &report)).await.ok_or_else(given_up).flatten() {
+            match give_up.run_until_cancelled(self.try_settle(&outcome, &report)).await.ok_or_else(nobody_waits).flatten() {
                 Ok(settled) => break settled,
                 Err(error) if error.is_unavailable() => {
                     if give_up.is_cancelled() {

@@ -338,7 +338,10 @@ async fn what_waited_while_others_spent_the_day_does_not_begin(kind: Kind) -> an
     let (first, second) = (api.client.ended(&first).await?, api.client.ended(&second).await?);
 
     assert!(first["cost_usd"].as_f64() > Some(1e-6), "{first}");
-    assert_eq!((&second["status"], &second["error"]["code"], &second["cost_usd"]), (&json!("failed"), &json!("budget_exceeded"), &json!(0.0)));
+    assert_eq!(
+        (&second["status"], &second["error"]["code"], &second["cost_usd"]),
+        (&json!("failed"), &json!("budget_exceeded"), &json!(0.0))
+    );
     Ok(())
 }
 

@@ -166,7 +166,8 @@ async fn all_sessions_of_a_user_together_hold_no_more_than_they_may() {
     assert_eq!([put(&first, "a", 1000).await, put(&second, "a", 501).await, put(&second, "a", 500).await], [201, 413, 201]);
     // What is there may be replaced, and makes room once it is gone.
     assert_eq!([put(&first, "a", 900).await, put(&first, "b", 101).await, put(&second, "b", 100).await], [200, 413, 201]);
-    assert_eq!(stage.ask(Request::builder().method(Method::DELETE).uri_str(format!("/api/sessions/{first}")).finish()).await.status, StatusCode::NO_CONTENT);
+    let delete = Request::builder().method(Method::DELETE).uri_str(format!("/api/sessions/{first}")).finish();
+    assert_eq!(stage.ask(delete).await.status, StatusCode::NO_CONTENT);
     assert_eq!(put(&second, "b", 1000).await, 200);
 }
 

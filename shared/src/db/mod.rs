@@ -168,13 +168,7 @@ fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator<Ite
     let words = match backend {
         // One writer at a time gives the order that the row locks give.
         DbBackend::Sqlite => ["CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", "", "", ""],
-        _ => [
-            "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-            "FOR SHARE",
-            "FOR KEY SHARE",
-            "FOR UPDATE",
-            "FOR NO KEY UPDATE",
-        ],
+        _ => ["(extract(epoch FROM clock_timestamp()) * 1000)::bigint", "FOR SHARE", "FOR KEY SHARE", "FOR UPDATE", "FOR NO KEY UPDATE"],
     };
     let places = ["{now}", "{for_share}", "{for_key_share}", "{for_update}", "{for_turn}"];
     let sql = places.iter().zip(words).fold(sql.to_owned(), |sql, (place, word)| sql.replace(place, word));

@@ -80,5 +80,6 @@ async fn a_refused_namespace_is_named() {
 
     let error = Sandbox::probe(&bwrap, &room.path("etc"), Path::new(WORKER)).await.unwrap_err();
 
-    assert_eq!(error.to_string(), "the system refuses bwrap these namespaces: net; it said: bwrap: no net for you (hint: see `docs/troubleshooting.md`)");
+    let refusal = "the system refuses bwrap these namespaces: net; it said: bwrap: no net for you";
+    assert!(error.to_string().starts_with(refusal), "{error}");
 }
