@@ -203,16 +203,14 @@ impl Lease {
     pub async fn settle(mut self, outcome: Outcome, report: Report, give_up: &CancellationToken) -> Result<JobState> {
         failpoint::pass("worker.before_settle");
         let mut delay = Duration::from_millis(100);
-        let nobody_waits = || Error::Unavailable { service: "database", source: "nobody waits for it any more".into() };
         let settled = loop {
-            match give_up.run_until_cancelled(self.try_settle(&outcome, &report)).await.ok_or_else(nobody_waits).flatten() {
+            match self.try_settle(&outcome, &report).await {
                 Ok(settled) => break settled,
                 Err(error) if error.is_unavailable() => {
-                    if give_up.is_cancelled() {
+                    tracing::warn!(job.id = %self.job.id, %error, "Job `{}` waits for the database to be settled", self.job.id);
+                    if give_up.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
                         return Err(error);
                     }
-                    tracing::warn!(job.id = %self.job.id, %error, "Job `{}` waits for the database to be settled", self.job.id);
-                    let _ = give_up.run_until_cancelled(tokio::time::sleep(delay)).await;
                     delay = (delay * 2).min(Duration::from_secs(2));
                 }
                 Err(Error::Fenced) => return Err(Error::Fenced),
