@@ -1,10 +1,27 @@
 /** What admins do, from the first click to what came of it. */
-import type { Page, WebSocketRoute } from '@playwright/test';
+import type { Page, Route, WebSocketRoute } from '@playwright/test';
 
 import { ADMIN, Api, expect, logInAs, PASSWORD, shoot, test, testAsAdmin, unique } from './stage';
 
 const heading = (page: Page, name: string | RegExp) => page.getByRole('heading', { level: 1, name });
+const busy = (page: Page) => page.locator('[aria-busy="true"]');
 const live = (page: Page) => page.getByRole('status').filter({ hasText: 'Live' });
+
+/** What goes no further until it is let go. */
+function hold() {
+  let letGo = () => undefined as unknown;
+  const held = new Promise((resolve) => {
+    letGo = () => resolve(null);
+  });
+  return { held, letGo };
+}
+
+/** Lists come in pages of one. */
+const byOne = (route: Route) => {
+  const url = new URL(route.request().url());
+  if (route.request().method() === 'GET') url.searchParams.set('limit', '1');
+  return route.continue({ url: url.href });
+};
 
 test('an admin logs in, stays in over a reload, and logs out', async ({ page, complaints }) => {
   await page.goto('/admin/workers');
@@ -28,6 +45,17 @@ test('an admin logs in, stays in over a reload, and logs out', async ({ page, co
   await page.getByRole('menuitem', { name: 'Log out' }).click();
   await expect(page.getByRole('button', { name: 'Log in' })).toBeVisible();
   expect(await page.evaluate(() => sessionStorage.getItem('claude-api.refresh-token'))).toBeNull();
+});
+
+testAsAdmin('a copy of a tab leaves the login to it', async ({ page }) => {
+  await page.goto('/admin/workers');
+  await expect(heading(page, 'Workers')).toBeVisible();
+
+  const [copy] = await Promise.all([page.waitForEvent('popup'), page.evaluate(() => void window.open('/admin/workers'))]);
+  await expect(copy.getByText('The tab that this one is a copy of goes on')).toBeVisible();
+
+  await page.reload();
+  await expect(heading(page, 'Workers')).toBeVisible();
 });
 
 test('who is no admin is told so, and sees nothing', async ({ page, request, context, root }) => {
@@ -65,6 +93,81 @@ testAsAdmin('a key is made, shown once, used and revoked', async ({ page, reques
   await page.getByRole('dialog').getByRole('button', { name: 'Revoke the key' }).click();
   await expect(page.getByRole('row').filter({ hasText: name })).toContainText('Revoked');
   expect((await listJobs()).status()).toBe(401);
+});
+
+testAsAdmin('the first key is shown, and stays until whoever made it is done with it', async ({ page }) => {
+  const name = unique('First');
+  const { held, letGo } = hold();
+  await page.route('/api/admin/users/*/api-keys', async (route) => {
+    if (route.request().method() === 'POST') await held;
+    await route.continue();
+  });
+  await page.goto('/admin/api-keys');
+  await expect(page.getByRole('heading', { name: 'No keys' })).toBeVisible();
+  await page.getByRole('button', { name: 'New key' }).last().click();
+  await page.getByLabel('Name').fill(name);
+  const asked = page.waitForRequest((request) => request.method() === 'POST' && request.url().endsWith('/api-keys'));
+  await page.getByRole('button', { name: 'Create the key' }).click();
+  await asked;
+  await page.keyboard.press('Escape');
+  letGo();
+
+  await expect(page.getByTestId('new-key')).toBeVisible();
+  // The list has it by now.
+  await expect(page.getByRole('row').filter({ hasText: name })).toBeAttached();
+  await page.keyboard.press('Escape');
+  await expect(page.getByTestId('new-key')).toBeVisible();
+  await page.getByRole('button', { name: 'Done' }).click();
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+});
+
+testAsAdmin('a list goes back where it came from, by the browser as well', async ({ page, api }) => {
+  const { id } = await api.call<{ id: string }>('GET', '/api/auth/profile');
+  for (const name of ['oldest', 'older', 'newest']) await api.call('POST', `/api/admin/users/${id}/api-keys`, { name, scopes: ['read'] });
+  await page.route('/api/admin/users/*/api-keys*', byOne);
+  const row = (name: string) => page.getByRole('row').filter({ hasText: name });
+  const pages = page.getByRole('navigation', { name: 'Pages of the list' });
+  const [newer, older] = [pages.getByRole('button', { name: 'Newer' }), pages.getByRole('button', { name: 'Older' })];
+  await page.goto('/admin/api-keys');
+  await expect(row('newest')).toBeVisible();
+  await expect(newer).toBeDisabled();
+  await older.click();
+  await expect(row('older')).toBeVisible();
+  await older.click();
+  await expect(row('oldest')).toBeVisible();
+  await expect(older).toBeDisabled();
+
+  await page.goBack();
+  await expect(row('older')).toBeVisible();
+  await newer.click();
+  await expect(row('newest')).toBeVisible();
+  await expect(newer).toBeDisabled();
+
+  await older.click();
+  await expect(row('older')).toBeVisible();
+  await older.click();
+  await expect(row('oldest')).toBeVisible();
+  await page.reload();
+  await newer.click();
+  await expect(row('older')).toBeVisible();
+});
+
+testAsAdmin('what a former filter left is dim until the answer is there', async ({ page, api }) => {
+  await api.say('say:to be listed');
+  await page.goto('/admin/jobs');
+  await expect(page.getByRole('table')).toBeVisible();
+  const { held, letGo } = hold();
+  await page.route(/\/api\/admin\/jobs\?.*status=queued/, async (route) => {
+    await held;
+    await route.continue();
+  });
+
+  await page.getByRole('combobox', { name: 'Status' }).click();
+  await page.getByRole('option', { name: 'Queued' }).click();
+
+  await expect(busy(page).getByRole('table')).toBeVisible();
+  letGo();
+  await expect(busy(page)).toHaveCount(0);
 });
 
 testAsAdmin('a message is sent in the playground, its answer streams, and its job is in the list', async ({ page }) => {
@@ -172,6 +275,32 @@ testAsAdmin('a connection that is lost is made anew, and the answer goes on with
   await expect(page.getByRole('tabpanel', { name: 'Answer' }).locator('.said').last()).toHaveText(said);
 });
 
+testAsAdmin('an answer that cannot be followed at once is followed later', async ({ page }) => {
+  let refusals = 0;
+  await page.routeWebSocket(/\/api\/ws$/, (socket) => {
+    const server = socket.connectToServer();
+    socket.onMessage((message) => {
+      const { type, request_id } = JSON.parse(String(message)) as { type: string; request_id?: string };
+      if (type !== 'subscribe' || refusals > 0) {
+        server.send(message);
+        return;
+      }
+      refusals += 1;
+      socket.send(JSON.stringify({ type: 'error', request_id, code: 'unavailable', detail: 'the database is away', retry_after_secs: 3 }));
+    });
+  });
+  await page.goto('/admin/playground');
+  await page.getByRole('textbox', { name: 'Message' }).fill('say:Late, but here');
+  await page.keyboard.press('Enter');
+
+  const turn = page.getByRole('region', { name: 'A message and its answer' });
+  await expect(turn.getByRole('alert')).toContainText('the database is away');
+  await expect(turn.getByRole('button', { name: 'Stop' })).toBeVisible();
+  await expect(turn.getByText('Completed')).toBeVisible();
+  await expect(turn.locator('.said').last()).toHaveText('Late, but here');
+  await expect(turn.getByRole('alert')).toHaveCount(0);
+});
+
 testAsAdmin('a job that was given up is tried again', async ({ page, api }) => {
   const { id } = await api.say('cli:exit:3');
   await page.goto('/admin/dead-letters');
@@ -214,6 +343,109 @@ testAsAdmin('a user is made, changed, disabled, enabled and deleted', async ({ p
   await expect(page.getByText('Nobody found')).toBeVisible();
 });
 
+testAsAdmin('a change of an account is what was typed, and asks before it changes a role', async ({ page, api }) => {
+  const account = { email: `${unique('mary')}@example.com`, password: PASSWORD };
+  const { id } = await api.call<{ id: string }>('POST', '/api/admin/users', account);
+  const saved = () => api.call('GET', `/api/admin/users/${id}`);
+  await page.goto(`/admin/users/${id}`);
+  await page.getByLabel('Budget of a day').fill('7.5');
+
+  // What else happens to the account takes nothing away, and what another admin changes is not changed back.
+  await page.getByRole('button', { name: 'Disable' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Disable' }).click();
+  await expect(page.getByText('Disabled', { exact: true })).toBeVisible();
+  await expect(page.getByLabel('Budget of a day')).toHaveValue('$7.5');
+  await api.call('PATCH', `/api/admin/users/${id}`, { name: 'Mary Somerville' });
+  await page.getByRole('button', { name: 'Save' }).click();
+  await expect(heading(page, 'Mary Somerville')).toBeVisible();
+  expect(await saved()).toMatchObject({ name: 'Mary Somerville', daily_budget_usd: 7.5 });
+
+  await page.getByRole('radiogroup', { name: 'Role' }).getByText('Admin').click();
+  await page.getByRole('button', { name: 'Save' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Make an admin' }).click();
+  await expect.poll(async () => (await saved()).role).toBe('admin');
+});
+
+testAsAdmin('a filter finds users beyond the newest, and calls them by their address', async ({ page, api, request }) => {
+  const account = { email: `${unique('old')}@example.com`, password: PASSWORD };
+  const { id } = await api.call<{ id: string }>('POST', '/api/admin/users', account);
+  const job = await (await Api.logIn(request, account)).api.say('say:of an old user');
+  await api.call('POST', '/api/admin/users', { ...account, email: `${unique('new')}@example.com` });
+  await page.route('/api/admin/users?*limit=100*', byOne);
+
+  await page.goto(`/admin/jobs?user=${id}`);
+  const filter = page.getByRole('combobox', { name: 'User' });
+  await expect(filter).toHaveValue(account.email);
+  await expect(page.getByRole('link', { name: account.email })).toBeVisible();
+
+  await page.getByLabel('Everybody').click();
+  await expect(page.getByLabel('Everybody')).toHaveCount(0);
+  await expect(page).not.toHaveURL(/user=/);
+  await filter.fill(account.email);
+  await page.getByRole('option', { name: account.email }).click();
+  await expect(page).toHaveURL(new RegExp(`user=${id}`));
+
+  await page.getByLabel('Open by its id').fill(job.id);
+  await page.keyboard.press('Enter');
+  await expect(heading(page, job.id)).toBeVisible();
+});
+
+testAsAdmin('what is typed into a search stays as it was typed', async ({ page }) => {
+  await page.goto('/admin/users');
+  const search = page.getByLabel('Search the users');
+  await search.pressSequentially('ae');
+  await page.keyboard.press('ArrowLeft');
+  await page.keyboard.type('bcd');
+
+  await expect(search).toHaveValue('abcde');
+  await expect(page).toHaveURL(/query=abcde/);
+  await page.getByRole('link', { name: 'Users', exact: true }).click();
+  await expect(search).toHaveValue('');
+});
+
+testAsAdmin('a day that is none is not taken from the address', async ({ page }) => {
+  await page.goto('/admin/usage?from=2026-02-31&to=x');
+
+  await expect(heading(page, 'Usage')).toBeVisible();
+  await expect(page.getByLabel('To', { exact: true })).toHaveValue(/^\d{4}-\d{2}-\d{2}$/);
+  await expect(busy(page)).toHaveCount(0);
+  await expect(page.getByRole('alert')).toHaveCount(0);
+});
+
+testAsAdmin('each list of a session has its own place, and the tab is in the address', async ({ page, api }) => {
+  const { id } = await api.call<{ id: string }>('POST', '/api/sessions', { title: unique('Two lists') });
+  for (const text of ['First', 'Second']) await api.say(`say:${text}`, { session_id: id });
+  await page.route('/api/admin/sessions/*/messages*', byOne);
+  await page.goto(`/admin/sessions/${id}`);
+  await page.getByRole('button', { name: 'Earlier' }).click();
+  await expect(page.getByRole('article', { name: 'The model' })).toContainText('First');
+  await expect(page).toHaveURL(/cursor=/);
+
+  await page.getByRole('tab', { name: 'Files' }).click();
+
+  await expect(page).toHaveURL(/\?tab=files$/);
+  await expect(page.getByText('No files')).toBeVisible();
+  await page.reload();
+  await expect(page.getByText('No files')).toBeVisible();
+});
+
+testAsAdmin('what was said in a session is asked for once, however often one comes back to the window', async ({ page, api }) => {
+  const { id } = await api.call<{ id: string }>('POST', '/api/sessions', { title: unique('Read once') });
+  await api.say('say:Said', { session_id: id });
+  const asked: string[] = [];
+  page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+  await page.goto(`/admin/sessions/${id}`);
+  await expect(page.getByRole('article', { name: 'The model' })).toBeVisible();
+
+  // So late that every other answer is too old.
+  await page.clock.setSystemTime(Date.now() + 10_000);
+  const again = page.waitForResponse((response) => response.url().endsWith(`/api/admin/sessions/${id}`));
+  await page.evaluate(() => window.dispatchEvent(new Event('visibilitychange')));
+  await again;
+
+  expect(asked.filter((path) => path.endsWith('/messages'))).toHaveLength(1);
+});
+
 testAsAdmin('a session is read and deleted', async ({ page, api }) => {
   const title = unique('To be forgotten');
   const { id } = await api.call<{ id: string }>('POST', '/api/sessions', { title });
@@ -225,6 +457,7 @@ testAsAdmin('a session is read and deleted', async ({ page, api }) => {
   await page.getByRole('dialog').getByRole('button', { name: 'Delete for good' }).click();
 
   await expect(heading(page, 'Sessions')).toBeVisible();
+  await expect(busy(page)).toHaveCount(0);
   await expect(page.getByText(title)).toHaveCount(0);
 });
 
@@ -263,6 +496,23 @@ testAsAdmin('a list that cannot be had says why, and is there once it can', asyn
   await alert.getByRole('button', { name: 'Try again' }).click();
 
   await expect(page.getByRole('table')).toBeVisible();
+  expect(complaints.splice(0).every((complaint) => complaint.includes('503'))).toBe(true);
+});
+
+testAsAdmin('what is shown of before an outage says so', async ({ page, complaints }) => {
+  const problem = { type: 'about:blank', title: 'Service Unavailable', status: 503, detail: 'the database is away', code: 'unavailable', request_id: 'r-2' };
+  await page.goto('/admin/workers');
+  await expect(page.getByRole('table')).toBeVisible();
+  await page.route('/api/admin/workers*', (route) => route.fulfill({ status: 503, contentType: 'application/problem+json', json: problem }));
+
+  const alert = page.getByRole('alert');
+  await expect(alert).toContainText(/the database is away.*What you see is from .* ago/);
+  await expect(page.getByRole('table')).toBeVisible();
+  await shoot(page, 'outdated');
+  await page.unroute('/api/admin/workers*');
+  await alert.getByRole('button', { name: 'Try again' }).click();
+
+  await expect(alert).toHaveCount(0);
   expect(complaints.splice(0).every((complaint) => complaint.includes('503'))).toBe(true);
 });
 

@@ -12,7 +12,7 @@ import { tellProblem, tellSuccess } from '../parts/notify';
 import { Pager } from '../parts/Pager';
 import { State } from '../parts/State';
 import { useCursor } from '../parts/useCursor';
-import { NewKey } from './NewKey';
+import { NewKeyButton } from './NewKey';
 import { type ApiKey, keysQuery, revokeKey, stateOf } from './queries';
 
 const COLUMNS: Column<ApiKey>[] = [
@@ -46,15 +46,15 @@ const COLUMNS: Column<ApiKey>[] = [
   { label: 'Revoke', isAction: true, cell: (key) => <Revoke apiKey={key} /> },
 ];
 
-/** Somebody's keys, and a way to make another. */
-export function KeyList({ userId }: { userId: string }) {
+/** Somebody's keys; where there are none, a way to make one. */
+export function KeyList({ userId, make }: { userId: string; make: () => void }) {
   const at = useCursor();
   const keys = useQuery(keysQuery(userId, { cursor: at.cursor }));
   return (
     <Answer query={keys} loading={<Lines count={4} height={56} />}>
       {({ data, next_cursor }) =>
         data.length === 0 ? (
-          <Empty icon={IconKey} title="No keys" action={<NewKey userId={userId} />}>
+          <Empty icon={IconKey} title="No keys" action={<NewKeyButton onClick={make} />}>
             A key lets a program use the API in somebody’s name.
           </Empty>
         ) : (

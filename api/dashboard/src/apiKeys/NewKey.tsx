@@ -14,41 +14,56 @@ import {
   TextInput,
 } from '@mantine/core';
 import { useForm } from '@mantine/form';
-import { useDisclosure } from '@mantine/hooks';
+import type { UseDisclosureReturnValue } from '@mantine/hooks';
 import { IconAlertTriangle, IconCheck, IconCopy, IconPlus } from '@tabler/icons-react';
 import { useMutation } from '@tanstack/react-query';
 
 import { Failure } from '../parts/Failure';
 import { createKey, type Scope } from './queries';
 
-export function NewKey({ userId }: { userId: string }) {
-  const [isOpen, { open, close }] = useDisclosure();
+interface NewKeyProps {
+  userId: string;
+  /** Whether it is open: a list without keys opens it as well, and is gone once there is one. */
+  dialog: UseDisclosureReturnValue;
+}
+
+export function NewKey({ userId, dialog: [isOpen, { open, close }] }: NewKeyProps) {
   const create = useMutation({ mutationFn: createKey.bind(null, userId) });
+  const made = create.data;
+  // It is shown once: neither Escape nor a click beside the dialog takes it away.
+  const isKept = create.isPending || made !== undefined;
   const shut = () => {
+    if (create.isPending) return;
     close();
-    // The key is shown once.
     create.reset();
   };
   return (
     <>
-      <Button leftSection={<IconPlus size={16} />} onClick={open}>
-        New key
-      </Button>
+      <NewKeyButton onClick={open} />
       <Modal
         opened={isOpen}
         onClose={shut}
-        title={create.data === undefined ? 'New API key' : 'Your new key'}
+        title={made === undefined ? 'New API key' : 'Your new key'}
         size="lg"
-        closeOnClickOutside={create.data === undefined}
-        closeButtonProps={{ 'aria-label': 'Close' }}
+        closeOnClickOutside={!isKept}
+        closeOnEscape={!isKept}
+        closeButtonProps={{ 'aria-label': 'Close', disabled: create.isPending }}
       >
-        {create.data === undefined ? (
+        {made === undefined ? (
           <KeyForm create={create} cancel={shut} />
         ) : (
-          <Shown secret={create.data.key} name={create.data.api_key.name} done={shut} />
+          <Shown secret={made.key} name={made.api_key.name} done={shut} />
         )}
       </Modal>
     </>
+  );
+}
+
+export function NewKeyButton({ onClick }: { onClick: () => void }) {
+  return (
+    <Button leftSection={<IconPlus size={16} />} onClick={onClick}>
+      New key
+    </Button>
   );
 }
 
@@ -117,7 +132,7 @@ function KeyForm({ create, cancel }: KeyFormProps) {
         />
         {create.error !== null && <Failure error={create.error} />}
         <Group justify="flex-end">
-          <Button variant="default" onClick={cancel}>
+          <Button variant="default" disabled={create.isPending} onClick={cancel}>
             Cancel
           </Button>
           <Button type="submit" loading={create.isPending}>

@@ -23,8 +23,10 @@ const queries: QueryClient = new QueryClient({
   },
   // Whatever was changed: all that is shown asks anew, but for what is gone.
   mutationCache: new MutationCache({
-    onSettled: (_data, _error, _variables, _result, { meta }) =>
-      queries.invalidateQueries({ predicate: ({ queryKey }) => !isWithin(queryKey, meta?.gone) }),
+    onSettled: (_data, _error, _variables, _result, { meta }) => {
+      // Nobody waits for that: what the change answered is shown first, and where the lists cannot be had as well.
+      void queries.invalidateQueries({ predicate: ({ queryKey }) => !isWithin(queryKey, meta?.gone) });
+    },
   }),
 });
 

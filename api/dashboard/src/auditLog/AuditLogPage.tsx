@@ -14,6 +14,7 @@ import { Page } from '../parts/Page';
 import { Pager } from '../parts/Pager';
 import { useCursor } from '../parts/useCursor';
 import { useFilters } from '../parts/useFilters';
+import { useTyped } from '../parts/useTyped';
 import { UserLink } from '../users/UserLink';
 import { UserSelect } from '../users/UserSelect';
 
@@ -75,6 +76,7 @@ const COLUMNS: Column<AuditEntry>[] = [
 
 export function AuditLogPage() {
   const [filters, setFilter] = useFilters('actor', 'action');
+  const [typed, type] = useTyped(filters.action ?? '', (action) => setFilter('action', action));
   const at = useCursor();
   const entries = useQuery(auditQuery({ ...filters, cursor: at.cursor }));
   const isFiltered = Object.keys(filters).length > 0;
@@ -86,8 +88,8 @@ export function AuditLogPage() {
           label="What"
           placeholder="Anything"
           data={ACTIONS}
-          value={filters.action ?? ''}
-          onChange={(action) => setFilter('action', action)}
+          value={typed}
+          onChange={type}
           maxLength={64}
           clearable
           clearButtonProps={{ 'aria-label': 'Anything' }}

@@ -84,9 +84,10 @@ function Retry({ job }: { job: UserJob }) {
       ),
     onError: tellProblem,
   });
-  if (job.retried_as !== undefined) {
+  const retriedAs = job.retried_as ?? retry.data?.id;
+  if (retriedAs !== undefined) {
     return (
-      <Anchor component={Link} to={`/jobs/${job.retried_as}`} size="sm">
+      <Anchor component={Link} to={`/jobs/${retriedAs}`} size="sm">
         Tried again
       </Anchor>
     );

@@ -1,6 +1,8 @@
-import { Group, Pill, Select } from '@mantine/core';
+import { Box, Group, Pill, Select, TextInput } from '@mantine/core';
 import { IconListDetails } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
+import { useState } from 'react';
+import { useNavigate } from 'react-router';
 
 import { Answer, Lines } from '../parts/Answer';
 import { Empty } from '../parts/Empty';
@@ -38,6 +40,7 @@ export function JobsPage() {
             Session {shortId(filters.session)}
           </Pill>
         )}
+        <JobById />
       </Group>
       <Answer query={jobs} loading={<Lines count={10} height={44} />}>
         {({ data, next_cursor }) =>
@@ -54,5 +57,23 @@ export function JobsPage() {
         }
       </Answer>
     </Page>
+  );
+}
+
+/** For whoever has an id out of a log. */
+function JobById() {
+  const navigate = useNavigate();
+  const [id, setId] = useState('');
+  return (
+    <Box
+      component="form"
+      w={{ base: '100%', xs: 220 }}
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (id.trim() !== '') void navigate(`/jobs/${encodeURIComponent(id.trim())}`);
+      }}
+    >
+      <TextInput label="Open by its id" placeholder="job_…" value={id} onChange={({ currentTarget }) => setId(currentTarget.value)} />
+    </Box>
   );
 }

@@ -27,7 +27,11 @@ export function TranscriptView({ transcript, job, problem = null }: TranscriptVi
   return (
     <Stack gap="sm">
       {problem !== null && !isOver && (
-        <Alert color="yellow" variant="outline" title="Its events cannot be followed">
+        <Alert
+          color="yellow"
+          variant="outline"
+          title={problem.retryAfterSecs === null ? 'Its events cannot be followed' : 'Its events come later'}
+        >
           {problem.detail}
         </Alert>
       )}

@@ -21,7 +21,7 @@ export interface Followed {
   jobId: string | null;
 }
 
-type Change = { events: JobEvent[] } | { problem: Problem } | { jobId: string | null };
+type Change = { events: JobEvent[] } | { problem: Problem | null } | { jobId: string | null };
 
 function change(followed: Followed, change: Change): Followed {
   if ('jobId' in change) return { transcript: NOTHING_YET, problem: null, jobId: change.jobId };

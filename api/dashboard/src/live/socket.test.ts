@@ -247,7 +247,89 @@ describe('the socket', () => {
 
     line.tell({ type: 'error', request_id, code: 'not_found', detail: 'there is nothing here' });
 
-    expect(fail).toHaveBeenCalledWith(expect.objectContaining({ code: 'not_found' }));
+    expect(fail).toHaveBeenCalledWith(expect.objectContaining({ code: 'not_found', retryAfterSecs: null }));
+    expect(on.waits.every((wait) => wait.isOff)).toBe(true);
+  });
+
+  it('asks again to follow a job where that may pass, when it is told to or later each time', async () => {
+    const fail = vi.fn();
+    on.socket.follow('job_1', { hear: (event) => heard.push(event), fail });
+    const line = await on.line(0);
+    line.open();
+    const refuse = (more: object) => line.tell({ type: 'error', request_id: line.ofType('subscribe').at(-1)?.request_id, ...more });
+
+    refuse({ code: 'rate_limited', detail: 'too often', retry_after_secs: 7 });
+    expect(on.pass()).toBe(7_000);
+    refuse({ code: 'unavailable', detail: 'the database is away' });
+    expect(on.pass()).toBe(1_000);
+    line.accept();
+    line.event('1-0');
+
+    expect(line.ofType('subscribe')).toHaveLength(3);
+    expect(heard).toHaveLength(1);
+    expect(fail.mock.calls).toEqual([
+      [expect.objectContaining({ code: 'rate_limited', retryAfterSecs: 7 })],
+      [expect.objectContaining({ code: 'unavailable', retryAfterSecs: 1 })],
+      [null],
+    ]);
+  });
+
+  it('does not ask again for a job that nobody follows any more', async () => {
+    on.socket.watchSystem(vi.fn());
+    const leave = follow();
+    const line = await on.line(0);
+    line.open();
+    line.tell({ type: 'error', request_id: line.ofType('subscribe')[0]?.request_id, code: 'unavailable', detail: 'later' });
+
+    leave();
+
+    expect(on.waits.every((wait) => wait.isOff)).toBe(true);
+  });
+
+  it('shows its token again where that could not be looked at', async () => {
+    on.socket.watchSystem(vi.fn());
+    const line = await on.line(0);
+    line.readyState = 1;
+    line.onopen?.();
+
+    line.tell({ type: 'error', request_id: 'auth', code: 'unavailable', detail: 'the database is away' });
+    expect(on.pass()).toBe(500);
+    await on.line(0);
+    expect(line.ofType('auth')).toHaveLength(2);
+    line.tell({ type: 'ack', request_id: 'auth', expires_at: null });
+
+    expect(on.socket.liveness()).toBe('live');
+  });
+
+  it('leaves a line on which its token is refused for one with another token', async () => {
+    on.socket.watchSystem(vi.fn());
+    const line = await on.line(0);
+    line.open();
+
+    line.tell({ type: 'error', request_id: 'auth', code: 'token_expired', detail: 'it is over' });
+
+    expect((await on.line(1)).token).toBe('token-1');
+    expect(line.isClosed).toBe(true);
+  });
+
+  it('has no news while the connection is lost, nor once they are for nobody but admins', async () => {
+    const watcher = vi.fn();
+    on.socket.watchSystem(watcher);
+    const news = { type: 'system', queue: {}, workers: [] };
+    const first = await on.line(0);
+    first.open();
+    first.tell(news);
+    expect(on.socket.news()).toEqual(news);
+
+    first.onclose?.({ code: 1006 });
+    expect([on.socket.news(), watcher.mock.calls.length]).toEqual([null, 2]);
+
+    on.pass();
+    const second = await on.line(1);
+    second.open();
+    second.tell(news);
+    second.tell({ type: 'error', code: 'admin_required', detail: 'for admins' });
+    expect([on.socket.news(), watcher.mock.calls.length]).toEqual([null, 4]);
   });
 
   it('does not open a line that nobody wants any more once the token is there', async () => {

@@ -31,8 +31,11 @@ export interface SystemNews {
 
 export interface Follower {
   hear: (event: JobEvent) => void;
-  /** It cannot be followed, or no more. */
-  fail: (problem: Problem) => void;
+  /**
+   * Why it cannot be followed; null once it can. A problem that says when it is tried again
+   * (`retryAfterSecs`) passes, any other is for good.
+   */
+  fail: (problem: Problem | null) => void;
 }
 
 /** The part of a WebSocket that is used here. */
@@ -62,6 +65,8 @@ interface Subscription extends Follower {
   request: string | null;
   isOpen: boolean;
   hasEnded: boolean;
+  failures: number;
+  cancelRetry: (() => void) | null;
 }
 
 const FIRST_WAIT_MS = 500;
@@ -71,6 +76,8 @@ const RENEW_MS = 60_000;
 const OPEN = 1;
 const STOPPING = 1012;
 const NOT_KNOWN = 4401;
+/** What the same message may not meet in a moment. */
+const PASSING = ['draining', 'internal_error', 'rate_limited', 'request_timeout', 'unavailable'];
 
 export class LiveSocket {
   #line: Line | null = null;
@@ -113,12 +120,22 @@ export class LiveSocket {
 
   /** Hear the events of a job, from its start or from after the one with the id `after`. */
   follow(jobId: string, follower: Follower, after: string | null = null): () => void {
-    const subscription: Subscription = { ...follower, jobId, after, request: null, isOpen: false, hasEnded: false };
+    const subscription: Subscription = {
+      ...follower,
+      jobId,
+      after,
+      request: null,
+      isOpen: false,
+      hasEnded: false,
+      failures: 0,
+      cancelRetry: null,
+    };
     this.#subscriptions.add(subscription);
     this.#subscribe(subscription);
     this.#connect();
     return () => {
       this.#subscriptions.delete(subscription);
+      subscription.cancelRetry?.();
       if (!subscription.hasEnded) this.#say({ type: 'unsubscribe', job_id: jobId });
       this.#closeIfUnused();
     };
@@ -174,6 +191,8 @@ export class LiveSocket {
     this.#cancelRenewal?.();
     this.#cancelRenewal = null;
     for (const subscription of this.#subscriptions) subscription.isOpen = false;
+    // They are of the connection: what is asked for meanwhile is newer.
+    this.#tell(null);
     // A second refusal in a row is no matter of a token that was just over.
     const isFirstRefusal = code === NOT_KNOWN && !this.#isRefused;
     this.#isRefused = code === NOT_KNOWN;
@@ -187,14 +206,19 @@ export class LiveSocket {
   }
 
   #wait(): void {
-    const longest = Math.min(FIRST_WAIT_MS * 2 ** this.#failures, LONGEST_WAIT_MS);
+    const ms = this.#backOff(this.#failures);
     this.#failures += 1;
     this.#set('reconnecting');
-    // All pages of a server that went away would come back at once.
-    this.#cancelWait = this.around.after(longest / 2 + (longest / 2) * this.around.random(), () => {
+    this.#cancelWait = this.around.after(ms, () => {
       this.#cancelWait = null;
       this.#open();
     });
+  }
+
+  #backOff(failures: number): number {
+    const longest = Math.min(FIRST_WAIT_MS * 2 ** failures, LONGEST_WAIT_MS);
+    // All pages of a server that went away would come back at once.
+    return longest / 2 + (longest / 2) * this.around.random();
   }
 
   #heard(data: unknown): void {
@@ -208,8 +232,7 @@ export class LiveSocket {
         this.#told(message);
         return;
       case 'system':
-        this.#news = message as unknown as SystemNews;
-        for (const listener of this.#watchers) listener();
+        this.#tell(message as unknown as SystemNews);
         return;
       case 'error':
         this.#refused(message);
@@ -224,18 +247,21 @@ export class LiveSocket {
       this.#failures = 0;
       this.#isRefused = false;
       this.#set('live');
-      if (typeof message.expires_at === 'string') this.#renewBefore(Date.parse(message.expires_at));
+      if (typeof message.expires_at === 'string') {
+        this.#renewIn(Math.max(Date.parse(message.expires_at) - this.around.now() - RENEW_MS, 1_000));
+      }
       return;
     }
     const subscription = this.#by(message.request_id);
     if (subscription === null) return;
     subscription.isOpen = true;
     subscription.hasEnded = message.ended === true;
+    if (subscription.failures > 0) subscription.fail(null);
+    subscription.failures = 0;
   }
 
-  #renewBefore(endsAt: number): void {
+  #renewIn(ms: number): void {
     this.#cancelRenewal?.();
-    const ms = Math.max(endsAt - this.around.now() - RENEW_MS, 1_000);
     this.#cancelRenewal = this.around.after(ms, () => {
       this.around.token(RENEW_MS * 1.5).then(
         (token) => {
@@ -262,12 +288,35 @@ export class LiveSocket {
   }
 
   #refused(message: Record<string, unknown>): void {
-    const problem = new Problem(0, String(message.code), String(message.detail));
-    const subscription = this.#by(message.request_id);
+    const { request_id, code, retry_after_secs } = message;
+    const isPassing = PASSING.includes(String(code));
+    const waitMs = (failures: number) => (typeof retry_after_secs === 'number' ? retry_after_secs * 1_000 : this.#backOff(failures));
+    if (request_id === 'auth') {
+      if (isPassing) {
+        this.#renewIn(waitMs(this.#failures));
+        this.#failures += 1;
+      } else {
+        // It would be closed once its token ends: better now, with another one.
+        const line = this.#line;
+        this.#lost(NOT_KNOWN);
+        line?.close();
+      }
+      return;
+    }
+    // Nothing was asked: the news are no longer for this user.
+    if (request_id === undefined) this.#tell(null);
+    const subscription = this.#by(request_id);
     if (subscription === null) return;
-    this.#subscriptions.delete(subscription);
+    const ms = isPassing ? waitMs(subscription.failures) : null;
+    const problem = new Problem(0, String(code), String(message.detail), null, [], ms === null ? null : Math.ceil(ms / 1_000));
+    if (ms === null) {
+      this.#subscriptions.delete(subscription);
+      this.#closeIfUnused();
+    } else {
+      subscription.failures += 1;
+      subscription.cancelRetry = this.around.after(ms, () => this.#subscribe(subscription));
+    }
     subscription.fail(problem);
-    this.#closeIfUnused();
   }
 
   #by(request: unknown): Subscription | null {
@@ -279,6 +328,8 @@ export class LiveSocket {
 
   #subscribe(subscription: Subscription): void {
     if (subscription.hasEnded) return;
+    subscription.cancelRetry?.();
+    subscription.cancelRetry = null;
     subscription.isOpen = false;
     subscription.request = `subscribe-${++this.#requests}`;
     const after = subscription.after === null ? {} : { after: subscription.after };
@@ -305,6 +356,12 @@ export class LiveSocket {
     this.#token = null;
     line?.close();
     this.#set('idle');
+  }
+
+  #tell(news: SystemNews | null): void {
+    if (this.#news === news) return;
+    this.#news = news;
+    for (const listener of this.#watchers) listener();
   }
 
   #set(liveness: Liveness): void {

@@ -4,9 +4,9 @@ import { useState } from 'react';
 
 import { Problem } from '../client/problem';
 import { useTitle } from '../parts/useTitle';
-import { login } from './login';
+import { login, type WhyOut } from './login';
 
-export function LoginPage({ because }: { because: 'expired' | null }) {
+export function LoginPage({ because }: { because: WhyOut }) {
   useTitle('Log in');
   const [problem, setProblem] = useState<Problem | null>(null);
   const form = useForm({
@@ -45,7 +45,7 @@ export function LoginPage({ because }: { because: 'expired' | null }) {
                   {problem.detail}
                 </Alert>
               ) : (
-                because === 'expired' && <Alert color="yellow">Your login has ended. Log in again to go on where you were.</Alert>
+                because !== null && <Alert color="yellow">{REASONS[because]}</Alert>
               )}
               <TextInput
                 label="Email"
@@ -75,6 +75,11 @@ export function LoginPage({ because }: { because: 'expired' | null }) {
     </Center>
   );
 }
+
+const REASONS: Record<NonNullable<WhyOut>, string> = {
+  expired: 'Your login has ended. Log in again to go on where you were.',
+  copied: 'The tab that this one is a copy of goes on with your login. Log in to use both.',
+};
 
 const TITLES: Record<string, string> = {
   invalid_login: 'Wrong address or password',

@@ -16,9 +16,10 @@ class Server {
     const body: unknown = typeof init?.body === 'string' ? JSON.parse(init.body) : null;
     // eslint-disable-next-line @typescript-eslint/no-base-to-string -- only texts are asked for
     this.requests.push({ path: String(input), body, authorization: new Headers(init?.headers).get('authorization') });
+    const answer = this.answer ?? (() => this.next());
     // Answers come later than the next request can.
     await Promise.resolve();
-    return this.answer === null ? this.next() : this.answer();
+    return answer();
   };
 
   next(): Response {
@@ -32,9 +33,30 @@ class Server {
     });
   }
 
+  /** Answer only once there is an answer. */
+  hold(): (answer: Response) => void {
+    let give: (answer: Response) => void = () => undefined;
+    const held = new Promise<Response>((resolve) => {
+      give = resolve;
+    });
+    this.answer = () => held;
+    return give;
+  }
+
   refuse(status: number, code: string) {
     this.answer = () => Response.json({ status, code, detail: code }, { status });
   }
+}
+
+/** Locks that are free or not: who would wait for one waited too long. */
+class Locks {
+  readonly held = new Set<string>();
+
+  readonly request = ((name: string, _options: LockOptions, act: LockGrantedCallback<unknown>) => {
+    if (this.held.has(name)) return Promise.reject(new DOMException('it took too long', 'TimeoutError'));
+    this.held.add(name);
+    return act(null);
+  }) as LockManager['request'];
 }
 
 describe('a login', () => {
@@ -120,6 +142,54 @@ describe('a login', () => {
     await login.restore();
 
     expect(login.state().is).toBe('in');
+  });
+
+  it('is over where it was left while its token was exchanged', async () => {
+    const login = await begun();
+    const answer = server.hold();
+    const exchanged = login.replace('access-1');
+
+    server.answer = () => new Response(null, { status: 204 });
+    await login.end();
+    answer(server.next());
+
+    await expect(exchanged).rejects.toMatchObject({ code: 'missing_credentials' });
+    expect([login.state(), sessionStorage.length]).toEqual([{ is: 'out', because: null }, 0]);
+  });
+
+  it('does not end with an exchange for the one before', async () => {
+    const login = await begun();
+    const answer = server.hold();
+    const exchanged = login.replace('access-1');
+    server.answer = null;
+    await login.end();
+    await login.begin('admin@example.com', 'secret');
+
+    answer(Response.json({ status: 401, code: 'invalid_credentials', detail: 'it is over' }, { status: 401 }));
+
+    await expect(exchanged).rejects.toMatchObject({ status: 401 });
+    expect(login.state().is).toBe('in');
+  });
+
+  it('is left to the tab that was copied, and goes on there', async () => {
+    const locks = new Locks();
+    const open = (storage: Storage) => new Login(storage, server.ask, () => now, locks);
+    const original = open(sessionStorage);
+    await original.begin('admin@example.com', 'secret');
+    localStorage.clear();
+    for (const [name, value] of Object.entries(sessionStorage)) localStorage.setItem(name, String(value));
+
+    const copy = open(localStorage);
+    await copy.restore();
+    expect([copy.state(), localStorage.getItem(KEPT), server.given]).toEqual([{ is: 'out', because: 'copied' }, null, 1]);
+    await copy.begin('admin@example.com', 'secret');
+    expect(await original.replace('access-1')).toBe('access-3');
+
+    // Each can be loaded anew: the page of before has let go.
+    locks.held.clear();
+    const reloaded = [open(sessionStorage), open(localStorage)];
+    for (const login of reloaded) await login.restore();
+    expect(reloaded.map((login) => login.state().is)).toEqual(['in', 'in']);
   });
 
   it('is forgotten at its end, also where the server cannot be told', async () => {

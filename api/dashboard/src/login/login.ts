@@ -1,6 +1,7 @@
 /**
  * Who is logged in, in this tab. The access token is in memory alone; the refresh token is in the tab's own storage, so
- * that a reload needs no password. It may be used once: a second use ends the whole login, so refreshes never overlap.
+ * that a reload needs no password. It may be used once: a second use ends the whole login, so refreshes never overlap,
+ * and a copy of the tab, which has the token as well, leaves it alone.
  */
 import { Problem } from '../client/problem';
 import type { components } from '../client/schema';
@@ -11,10 +12,17 @@ type LoggedIn = components['schemas']['LoggedIn'];
 export type LoginState =
   | { is: 'restoring' }
   | { is: 'unreachable'; problem: Problem }
-  | { is: 'out'; because: 'expired' | null }
+  | { is: 'out'; because: WhyOut }
   | { is: 'in'; user: User };
 
+/** Null: nobody was in, or they left. */
+export type WhyOut = 'expired' | 'copied' | null;
+
 const STORED = 'claude-api.refresh-token';
+/** What this tab is called. It holds the lock of that name for as long as it is there. */
+const TAB = 'claude-api.tab';
+/** Longer than it takes the page before a reload to be gone, and its lock with it. */
+const COPIED_MS = 2_000;
 /** A token that ends sooner is exchanged before it is used. */
 const MARGIN_MS = 30_000;
 
@@ -27,12 +35,17 @@ export class Login {
   #state: LoginState;
   #access: Access | null = null;
   #refreshing: Promise<Access> | null = null;
+  #isOriginal: Promise<boolean> | null = null;
+  /** What was begun for a login that is over is dropped. */
+  #era = 0;
   readonly #listeners = new Set<() => void>();
 
   constructor(
     private readonly storage: Storage,
     private readonly ask: typeof fetch = (...request) => fetch(...request),
     private readonly now: () => number = Date.now,
+    /** Only where the page came over TLS, or from this machine. */
+    private readonly locks: Pick<LockManager, 'request'> | undefined = navigator.locks,
   ) {
     this.#state = storage.getItem(STORED) === null ? { is: 'out', because: null } : { is: 'restoring' };
   }
@@ -47,6 +60,10 @@ export class Login {
   /** Take up the login of before a reload. */
   async restore(): Promise<void> {
     if (this.#state.is === 'out' || this.#state.is === 'in') return;
+    if (!(await this.#claim())) {
+      this.#forget('copied');
+      return;
+    }
     try {
       await this.#refresh();
     } catch (error) {
@@ -57,6 +74,7 @@ export class Login {
 
   async begin(email: string, password: string): Promise<void> {
     this.#take(await this.#post('/api/auth/login', { email, password }));
+    void this.#claim();
   }
 
   /** A token that is good for a while. */
@@ -90,6 +108,31 @@ export class Login {
     }
   }
 
+  /** Be the tab that its storage says; whether no other is. Who copies a tab copies its storage, and the name in it. */
+  #claim(): Promise<boolean> {
+    this.#isOriginal ??= this.#hold();
+    return this.#isOriginal;
+  }
+
+  async #hold(): Promise<boolean> {
+    const { locks, storage } = this;
+    if (locks === undefined) return true;
+    const held = (name: string) =>
+      new Promise<boolean>((tell) => {
+        const forGood = () => {
+          tell(true);
+          return new Promise(() => undefined);
+        };
+        locks.request(`${TAB}.${name}`, { signal: AbortSignal.timeout(COPIED_MS) }, forGood).catch(() => tell(false));
+      });
+    const name = storage.getItem(TAB);
+    if (name !== null && (await held(name))) return true;
+    const own = crypto.randomUUID();
+    storage.setItem(TAB, own);
+    await held(own);
+    return name === null;
+  }
+
   #refresh(): Promise<Access> {
     this.#refreshing ??= this.#exchange().finally(() => {
       this.#refreshing = null;
@@ -101,16 +144,21 @@ export class Login {
     const refresh_token = this.storage.getItem(STORED);
     if (refresh_token === null) {
       this.#forget(null);
-      throw new Problem(401, 'missing_credentials', 'You are not logged in.');
+      throw notLoggedIn();
     }
+    const era = this.#era;
+    let answer: LoggedIn;
     try {
-      return this.#take(await this.#post('/api/auth/refresh', { refresh_token }));
+      answer = await this.#post('/api/auth/refresh', { refresh_token });
     } catch (error) {
       const { status } = Problem.from(error);
       // Anything else may pass: the token is good still.
-      if ([400, 401, 403, 422].includes(status)) this.#forget('expired');
+      if (era === this.#era && [400, 401, 403, 422].includes(status)) this.#forget('expired');
       throw error;
     }
+    // Whoever has left meanwhile stays out.
+    if (era !== this.#era) throw notLoggedIn();
+    return this.#take(answer);
   }
 
   async #post(path: string, body: object): Promise<LoggedIn> {
@@ -137,7 +185,8 @@ export class Login {
     return access;
   }
 
-  #forget(because: 'expired' | null): void {
+  #forget(because: WhyOut): void {
+    this.#era += 1;
     this.#access = null;
     this.storage.removeItem(STORED);
     this.#set({ is: 'out', because });
@@ -147,6 +196,10 @@ export class Login {
     this.#state = state;
     for (const listener of this.#listeners) listener();
   }
+}
+
+function notLoggedIn(): Problem {
+  return new Problem(401, 'missing_credentials', 'You are not logged in.');
 }
 
 export const login = new Login(window.sessionStorage);

@@ -1,7 +1,8 @@
 import { Skeleton, Stack } from '@mantine/core';
 import type { UseQueryResult } from '@tanstack/react-query';
-import type { ReactNode } from 'react';
+import { createContext, type ReactNode } from 'react';
 
+import classes from './Answer.module.css';
 import { Failure } from './Failure';
 
 interface AnswerProps<T> {
@@ -11,10 +12,26 @@ interface AnswerProps<T> {
   children: (data: T) => ReactNode;
 }
 
-/** What a request answered; its shape while it is on its way; its problem where it failed. */
+/** Whether what is shown answers a former question, while the answer to this one is on its way. */
+export const IsFormer = createContext(false);
+
+/**
+ * What a request answered; its shape while it is on its way; its problem where it failed. What is not of now says so:
+ * the answer to a former question is dim, one that could not be had anew has its age above it.
+ */
 export function Answer<T>({ query, loading = <Lines />, children }: AnswerProps<T>) {
-  if (query.data !== undefined) return children(query.data);
-  if (query.isError) return <Failure error={query.error} retry={() => void query.refetch()} />;
+  const retry = () => void query.refetch();
+  if (query.data !== undefined) {
+    return (
+      <>
+        {query.isError && <Failure error={query.error} retry={retry} shownSince={query.dataUpdatedAt} />}
+        <div className={classes.answer} aria-busy={query.isPlaceholderData || undefined}>
+          <IsFormer value={query.isPlaceholderData}>{children(query.data)}</IsFormer>
+        </div>
+      </>
+    );
+  }
+  if (query.isError) return <Failure error={query.error} retry={retry} />;
   return (
     <div aria-busy="true" aria-label="Loading" role="status">
       {loading}

@@ -1,6 +1,8 @@
 import { Button, Group } from '@mantine/core';
 import { IconChevronLeft, IconChevronRight } from '@tabler/icons-react';
+import { use } from 'react';
 
+import { IsFormer } from './Answer';
 import type { Cursor } from './useCursor';
 
 interface PagerProps {
@@ -10,6 +12,7 @@ interface PagerProps {
 }
 
 export function Pager({ at, next, labels: [back, forth] = ['Newer', 'Older'] }: PagerProps) {
+  const isFormer = use(IsFormer);
   if (at.isFirst && next == null) return null;
   return (
     <Group component="nav" justify="flex-end" gap="sm" aria-label="Pages of the list">
@@ -20,9 +23,11 @@ export function Pager({ at, next, labels: [back, forth] = ['Newer', 'Older'] }: 
         variant="default"
         size="sm"
         disabled={next == null}
+        // What comes after the list before is no part of this one. Whoever goes on by the keyboard keeps their place.
+        aria-disabled={isFormer || undefined}
         rightSection={<IconChevronRight size={16} />}
         onClick={() => {
-          if (next != null) at.next(next);
+          if (next != null && !isFormer) at.next(next);
         }}
       >
         {forth}

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { formatAgo, formatBytes, formatMs, shortId } from './format';
+import { formatAgo, formatBytes, formatCost, formatCount, formatDay, formatMs, formatTime, shortId } from './format';
 
 describe('figures', () => {
   it.each([
@@ -20,6 +20,32 @@ describe('figures', () => {
     [1536, '1.5 KiB'],
     [20 * 1024 ** 2, '20 MiB'],
   ])('tell that %s bytes are %s', (bytes, text) => expect(formatBytes(bytes)).toBe(text));
+
+  it.each([
+    [0, '$0.00'],
+    [0.000000001, '< $0.00001'],
+    [0.00001, '$0.00001'],
+    [0.009876, '$0.00988'],
+    [0.01234, '$0.012'],
+    [0.5, '$0.50'],
+    [1.239, '$1.24'],
+    [1234.5, '$1,234.50'],
+  ])('tell that %s dollars are %s', (usd, text) => expect(formatCost(usd)).toBe(text));
+
+  it.each([
+    [0, '0'],
+    [99_999, '99,999'],
+    [100_000, '100K'],
+    [1_250_000, '1.3M'],
+  ])('tell that %s things are %s', (count, text) => expect(formatCount(count)).toBe(text));
+
+  it('tell a day of UTC, wherever one is', () => {
+    expect(formatDay('2026-01-31')).toBe('Jan 31, 2026');
+  });
+
+  it('tell a time of where one is, to the second', () => {
+    expect(formatTime(new Date(2026, 0, 31, 15, 4, 5).toISOString())).toMatch(/^Jan 31, 2026, 3:04:05\sPM$/);
+  });
 
   it('tell how long ago something was in the largest unit that fits', () => {
     const now = Date.parse('2026-01-31T12:00:00Z');

@@ -7,8 +7,12 @@ export function formatCount(value: number): string {
   return value < 100_000 ? count.format(value) : compact.format(value);
 }
 
+/** Less than this is still more than nothing. */
+const LEAST_USD = 0.00001;
+
 /** Dollars, with as many digits as a small cost needs. */
 export function formatCost(usd: number): string {
+  if (usd > 0 && usd < LEAST_USD) return `< ${formatCost(LEAST_USD)}`;
   const digits = usd === 0 || usd >= 1 ? 2 : usd >= 0.01 ? 3 : 5;
   return new Intl.NumberFormat(undefined, {
     style: 'currency',

@@ -1,5 +1,6 @@
-import { useState } from 'react';
-import { useSearchParams } from 'react-router';
+import { useLocation, useSearchParams } from 'react-router';
+
+import { isRecord } from '../client/problem';
 
 export interface Cursor {
   cursor: string | undefined;
@@ -8,28 +9,33 @@ export interface Cursor {
   back: () => void;
 }
 
-/** The place in a list that is read page by page; it is in the address, so a reload stays there. */
+/**
+ * The place in a list that is read page by page. It is in the address, so a reload stays there; the ways back are in
+ * the entry of the history, so that the browser's own way back has the right ones.
+ */
 export function useCursor(): Cursor {
   const [params, setParams] = useSearchParams();
-  const [before, setBefore] = useState<(string | null)[]>([]);
+  const before = beforeOf(useLocation().state);
   const cursor = params.get('cursor');
-  const go = (to: string | null) =>
-    setParams((params) => {
-      if (to === null) params.delete('cursor');
-      else params.set('cursor', to);
-      return params;
-    });
+  const go = (to: string | null, before: (string | null)[]) =>
+    setParams(
+      (params) => {
+        if (to === null) params.delete('cursor');
+        else params.set('cursor', to);
+        return params;
+      },
+      { state: { before } },
+    );
   return {
     cursor: cursor ?? undefined,
     isFirst: cursor === null,
-    next: (next) => {
-      setBefore([...before, cursor]);
-      go(next);
-    },
+    next: (next) => go(next, [...before, cursor]),
     // Of a page that was opened by its address, the ones before it are not known: the first is the way back.
-    back: () => {
-      go(before.at(-1) ?? null);
-      setBefore(before.slice(0, -1));
-    },
+    back: () => go(before.at(-1) ?? null, before.slice(0, -1)),
   };
+}
+
+function beforeOf(state: unknown): (string | null)[] {
+  const before = isRecord(state) ? state.before : null;
+  return Array.isArray(before) ? before.map((cursor: unknown) => (typeof cursor === 'string' ? cursor : null)) : [];
 }

@@ -25,7 +25,8 @@ export function TurnView({ message, jobId, onEnd }: TurnViewProps) {
   const queries = useQueryClient();
   const end = useRef<HTMLDivElement>(null);
   const { ended, items } = transcript;
-  const isOver = ended !== null || problem !== null;
+  // While it is tried again to follow it, it goes on.
+  const isOver = ended !== null || (problem !== null && problem.retryAfterSecs === null);
   const told = useEffectEvent(() => {
     onEnd();
     void queries.invalidateQueries({ queryKey: ['own-sessions'] });

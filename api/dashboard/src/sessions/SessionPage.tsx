@@ -15,13 +15,19 @@ import { Id } from '../parts/Id';
 import { tellProblem, tellSuccess } from '../parts/notify';
 import { Page } from '../parts/Page';
 import { State } from '../parts/State';
+import { useFilters } from '../parts/useFilters';
 import { UserLink } from '../users/UserLink';
 import { Files } from './Files';
 import { Messages } from './Messages';
 import { deleteSession, sessionQuery, type UserSession } from './queries';
 
+const TABS = ['messages', 'files', 'jobs'] as const;
+
 export function SessionPage() {
   const { id = '' } = useParams();
+  // Each tab has a list of its own: the place in one, which the address has as well, is none in another.
+  const [{ tab }, setFilter] = useFilters('tab');
+  const shown = TABS.find((known) => known === tab) ?? 'messages';
   const session = useQuery(sessionQuery(id));
   const me = useMe();
   const title = session.data?.title ?? 'Untitled session';
@@ -36,7 +42,7 @@ export function SessionPage() {
         {(session) => (
           <Grid gap="lg">
             <Grid.Col span={{ base: 12, lg: 8 }}>
-              <Tabs defaultValue="messages" keepMounted={false}>
+              <Tabs value={shown} onChange={(tab) => setFilter('tab', tab === 'messages' ? null : tab)} keepMounted={false}>
                 <Tabs.List mb="lg">
                   <Tabs.Tab value="messages">Messages</Tabs.Tab>
                   <Tabs.Tab value="files">Files</Tabs.Tab>

@@ -19,8 +19,11 @@ export function sessionQuery(id: string) {
   });
 }
 
+/** Each answer is noted in the audit log as somebody's look at what was said: only a look asks for it. */
 export function messagesQuery(id: string, cursor?: string) {
   return queryOptions({
+    refetchOnWindowFocus: false,
+    refetchOnReconnect: false,
     queryKey: ['sessions', id, 'messages', cursor],
     queryFn: ({ signal }) =>
       answered(client.GET('/api/admin/sessions/{id}/messages', { params: { path: { id }, query: { cursor } }, signal })),

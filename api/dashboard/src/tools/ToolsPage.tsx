@@ -1,6 +1,6 @@
 import { Group, Switch, Text, TextInput } from '@mantine/core';
 import { IconSearch, IconTool } from '@tabler/icons-react';
-import { queryOptions, useMutation, useQuery } from '@tanstack/react-query';
+import { queryOptions, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 
 import { answered, client, type Schema } from '../client/client';
 import { Ago } from '../parts/Ago';
@@ -10,6 +10,7 @@ import { Empty } from '../parts/Empty';
 import { tellProblem, tellSuccess } from '../parts/notify';
 import { Page } from '../parts/Page';
 import { useFilters } from '../parts/useFilters';
+import { useTyped } from '../parts/useTyped';
 
 type InstalledTool = Schema<'InstalledTool'>;
 
@@ -40,6 +41,7 @@ const COLUMNS: Column<InstalledTool>[] = [
 
 export function ToolsPage() {
   const [{ name = '' }, setFilter] = useFilters('name');
+  const [typed, type] = useTyped(name, (name) => setFilter('name', name));
   const tools = useQuery(toolsQuery);
   return (
     <Page title="Tools" description="What the CLI of your workers can do. A tool that is off is in no job, whoever asks for it.">
@@ -48,14 +50,14 @@ export function ToolsPage() {
           aria-label="Search the tools"
           placeholder="Search"
           leftSection={<IconSearch size={16} />}
-          value={name}
-          onChange={({ currentTarget }) => setFilter('name', currentTarget.value)}
+          value={typed}
+          onChange={({ currentTarget }) => type(currentTarget.value)}
           w={{ base: '100%', xs: 260 }}
         />
       </Group>
       <Answer query={tools} loading={<Lines count={8} height={56} />}>
         {({ data }) => {
-          const words = name.toLowerCase();
+          const words = typed.toLowerCase();
           const fitting = data.filter((tool) => `${tool.name} ${tool.description ?? ''} ${tool.category}`.toLowerCase().includes(words));
           if (fitting.length > 0) {
             return <DataTable caption="Tools" columns={COLUMNS} rows={fitting} keyOf={({ name }) => name} minWidth={780} />;
@@ -72,10 +74,15 @@ export function ToolsPage() {
 }
 
 function OnOff({ tool: { name, enabled } }: { tool: InstalledTool }) {
+  const queries = useQueryClient();
   const flip = useMutation({
     mutationFn: (enabled: boolean) =>
       answered(client.PUT('/api/admin/tools/{name}', { params: { path: { name } }, body: { enabled } })),
-    onSuccess: ({ enabled }) => tellSuccess(`${name} is ${enabled ? 'on' : 'off'}.`),
+    onSuccess: (flipped) => {
+      tellSuccess(`${name} is ${flipped.enabled ? 'on' : 'off'}.`);
+      // The switch would go back for as long as the list takes.
+      queries.setQueryData(toolsQuery.queryKey, (tools) => tools && { ...tools, data: tools.data.map((tool) => (tool.name === name ? flipped : tool)) });
+    },
     onError: tellProblem,
   });
   const isOn = flip.isPending ? flip.variables : enabled;

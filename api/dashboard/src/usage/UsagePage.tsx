@@ -12,35 +12,23 @@ import { Id } from '../parts/Id';
 import { Page } from '../parts/Page';
 import { Stat } from '../parts/Stat';
 import { useFilters } from '../parts/useFilters';
-import { useDirectory } from '../users/queries';
+import { useTyped } from '../parts/useTyped';
+import { useNewestUsers } from '../users/queries';
 import { UserLink } from '../users/UserLink';
-import { dayAfter, daysAgo, startOf } from './days';
+import { dayAfter, daysAgo, isDay, startOf } from './days';
 import { type Group as By, GROUPS, type Row, usageQuery } from './queries';
 
 export function UsagePage() {
   const [filters, setFilter] = useFilters('from', 'to', 'by');
-  const from = filters.from ?? daysAgo(29);
-  const to = filters.to ?? daysAgo(0);
+  const from = dayIn(filters.from) ?? daysAgo(29);
+  const to = dayIn(filters.to) ?? daysAgo(0);
   const by = GROUPS.find(({ value }) => value === filters.by)?.value ?? 'day';
   const usage = useQuery(usageQuery({ from: startOf(from), to: startOf(dayAfter(to)), group_by: by }));
   return (
     <Page title="Usage" description="What everybody’s jobs used and cost, by UTC days.">
       <Group align="flex-end">
-        <TextInput
-          label="From"
-          type="date"
-          value={from}
-          max={to}
-          onChange={({ currentTarget }) => setFilter('from', currentTarget.value)}
-        />
-        <TextInput
-          label="To"
-          type="date"
-          value={to}
-          min={from}
-          max={daysAgo(0)}
-          onChange={({ currentTarget }) => setFilter('to', currentTarget.value)}
-        />
+        <DayInput label="From" value={from} max={to} choose={(day) => setFilter('from', day)} />
+        <DayInput label="To" value={to} min={from} max={daysAgo(0)} choose={(day) => setFilter('to', day)} />
         <SegmentedControl aria-label="Group by" data={[...GROUPS]} value={by} onChange={(by) => setFilter('by', by)} />
       </Group>
       <Answer query={usage} loading={<Lines count={5} height={90} />}>
@@ -73,6 +61,37 @@ export function UsagePage() {
         }
       </Answer>
     </Page>
+  );
+}
+
+/** A day of the address, which may be anything. */
+function dayIn(text: string | undefined): string | undefined {
+  return text !== undefined && isDay(text) ? text : undefined;
+}
+
+interface DayInputProps {
+  label: string;
+  value: string;
+  min?: string;
+  max: string;
+  choose: (day: string) => void;
+}
+
+function DayInput({ label, value, min, max, choose }: DayInputProps) {
+  // One that is typed is none until it is whole.
+  const [typed, type] = useTyped(value, (day) => isDay(day) && choose(day));
+  return (
+    <TextInput
+      label={label}
+      type="date"
+      value={typed}
+      min={min}
+      max={max}
+      onChange={({ currentTarget }) => type(currentTarget.value)}
+      onBlur={() => {
+        if (!isDay(typed)) type(value);
+      }}
+    />
   );
 }
 
@@ -117,7 +136,7 @@ function nameIn(row: Row, by: By): ReactNode {
 const MOST_BARS = 31;
 
 function CostChart({ rows, by }: { rows: Row[]; by: By }) {
-  const users = useDirectory();
+  const users = useNewestUsers();
   const textOf = (row: Row) => {
     if (by === 'day') return row.day == null ? '–' : formatDay(row.day);
     if (by === 'user') return users.find(({ id }) => id === row.user_id)?.email ?? shortId(row.user_id ?? '–');

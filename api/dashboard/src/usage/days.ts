@@ -9,6 +9,12 @@ export function dayAfter(day: string): string {
   return dayOf(Date.parse(startOf(day)) + DAY_MS);
 }
 
+/** Whether it is such a day, and one that the calendar has. */
+export function isDay(text: string): boolean {
+  const time = Date.parse(startOf(text));
+  return !Number.isNaN(time) && dayOf(time) === text;
+}
+
 export function startOf(day: string): string {
   return `${day}T00:00:00Z`;
 }

@@ -2,10 +2,10 @@ import { Anchor } from '@mantine/core';
 import { Link } from 'react-router';
 
 import { shortId } from '../parts/format';
-import { useDirectory } from './queries';
+import { useUser } from './queries';
 
 export function UserLink({ id }: { id: string | null | undefined }) {
-  const user = useDirectory().find((user) => user.id === id);
+  const user = useUser(id);
   if (id == null) return <>–</>;
   return (
     <Anchor component={Link} to={`/users/${id}`} size="sm" title={id} style={{ overflowWrap: 'break-word' }}>

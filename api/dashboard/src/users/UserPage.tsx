@@ -1,4 +1,5 @@
 import { Grid, Group, Paper, Stack, Tabs, Text, Title } from '@mantine/core';
+import { useDisclosure } from '@mantine/hooks';
 import { useQuery } from '@tanstack/react-query';
 import { useParams } from 'react-router';
 
@@ -47,12 +48,7 @@ export function UserPage() {
               <Account user={user} />
             </Tabs.Panel>
             <Tabs.Panel value="keys">
-              <Stack>
-                <Group justify="flex-end">
-                  <NewKey userId={user.id} />
-                </Group>
-                <KeyList userId={user.id} />
-              </Stack>
+              <Keys userId={user.id} />
             </Tabs.Panel>
             <Tabs.Panel value="jobs">
               <LatestJobs filter={{ user_id: user.id }} />
@@ -74,14 +70,25 @@ function Standing({ user }: { user: UserDetails }) {
   );
 }
 
+function Keys({ userId }: { userId: string }) {
+  const newKey = useDisclosure();
+  return (
+    <Stack>
+      <Group justify="flex-end">
+        <NewKey userId={userId} dialog={newKey} />
+      </Group>
+      <KeyList userId={userId} make={newKey[1].open} />
+    </Stack>
+  );
+}
+
 function Account({ user }: { user: UserDetails }) {
   return (
     <Grid gap="lg">
       <Grid.Col span={{ base: 12, md: 7 }}>
         <Stack>
           <Paper p="lg">
-            {/* What another admin changed meanwhile is not to be written back. */}
-            <AccountForm key={JSON.stringify(user)} user={user} />
+            <AccountForm user={user} />
           </Paper>
           <DangerZone user={user} />
         </Stack>

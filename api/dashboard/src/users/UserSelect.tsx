@@ -1,6 +1,10 @@
 import { Select } from '@mantine/core';
+import { useDebouncedValue } from '@mantine/hooks';
+import { keepPreviousData, useQuery } from '@tanstack/react-query';
+import { useState } from 'react';
 
-import { useDirectory } from './queries';
+import { REST_MS } from '../parts/useTyped';
+import { choiceQuery, useUser } from './queries';
 
 interface UserSelectProps {
   label: string;
@@ -11,15 +15,24 @@ interface UserSelectProps {
 }
 
 export function UserSelect({ label, placeholder = 'Everybody', value, clearable = true, onChange }: UserSelectProps) {
-  const users = useDirectory();
-  const known = users.map(({ id, email }) => ({ value: id, label: email }));
-  // One that is beyond the first hundred, or gone.
-  if (value !== null && !known.some((one) => one.value === value)) known.push({ value, label: value });
+  const chosen = useUser(value)?.email ?? value;
+  const [search, setSearch] = useState('');
+  const [settled] = useDebouncedValue(search, REST_MS);
+  // The field has the one who is chosen in it: that is no search.
+  const query = settled === chosen || settled === value ? '' : settled;
+  const users = useQuery({ ...choiceQuery(query), placeholderData: keepPreviousData });
+  const options = (users.data?.data ?? []).map(({ id, email }) => ({ value: id, label: email }));
+  if (value !== null && chosen !== null && query === '' && !options.some((option) => option.value === value)) {
+    options.push({ value, label: chosen });
+  }
   return (
     <Select
       label={label}
       placeholder={placeholder}
-      data={known}
+      data={options}
+      // The server looks at their names as well.
+      filter={({ options }) => options}
+      onSearchChange={setSearch}
       value={value}
       onChange={onChange}
       searchable

@@ -1,5 +1,4 @@
 import { Anchor, Group, Text, TextInput } from '@mantine/core';
-import { useDebouncedValue } from '@mantine/hooks';
 import { IconSearch, IconUsers } from '@tabler/icons-react';
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { Link } from 'react-router';
@@ -14,6 +13,7 @@ import { Pager } from '../parts/Pager';
 import { State } from '../parts/State';
 import { useCursor } from '../parts/useCursor';
 import { useFilters } from '../parts/useFilters';
+import { useTyped } from '../parts/useTyped';
 import { NewUser } from './NewUser';
 import { type UserDetails, usersQuery } from './queries';
 
@@ -54,11 +54,11 @@ const COLUMNS: Column<UserDetails>[] = [
 ];
 
 export function UsersPage() {
-  const [{ query = '' }, setFilter] = useFilters('query');
-  const [settled] = useDebouncedValue(query, 250);
+  const [{ query }, setFilter] = useFilters('query');
+  const [typed, type] = useTyped(query ?? '', (query) => setFilter('query', query));
   const at = useCursor();
   const users = useQuery({
-    ...usersQuery({ cursor: at.cursor, ...(settled === '' ? {} : { query: settled }) }),
+    ...usersQuery({ cursor: at.cursor, query }),
     placeholderData: keepPreviousData,
   });
   return (
@@ -68,8 +68,8 @@ export function UsersPage() {
           aria-label="Search the users"
           placeholder="Search by address or name"
           leftSection={<IconSearch size={16} />}
-          value={query}
-          onChange={({ currentTarget }) => setFilter('query', currentTarget.value)}
+          value={typed}
+          onChange={({ currentTarget }) => type(currentTarget.value)}
           w={{ base: '100%', xs: 300 }}
         />
       </Group>

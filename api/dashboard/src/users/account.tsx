@@ -12,6 +12,12 @@ export function nameOf(typed: string): string | null {
   return typed.trim() === '' ? null : typed.trim();
 }
 
+/** What differs in `after`: what a change of it alone sends, so that others' changes stay. */
+export function changesOf<Body extends object>(before: Body, after: Body): Partial<Body> {
+  const differs = ([name, value]: [string, unknown]) => value !== before[name as keyof Body];
+  return Object.fromEntries(Object.entries(after).filter(differs)) as Partial<Body>;
+}
+
 export function RoleInput<Form extends { role: Role }>({ form, labels }: { form: UseFormReturnType<Form>; labels: Record<Role, string> }) {
   return (
     <Stack gap={4}>

@@ -18,9 +18,25 @@ export function userQuery(id: string) {
   });
 }
 
-const directory = queryOptions({ ...usersQuery({ limit: 100 }), staleTime: 60_000 });
+/** For how long an account may be called what it was called. */
+const NAMED_MS = 60_000;
 
-/** The accounts to choose from, and to call by their address: the first hundred. */
-export function useDirectory(): UserDetails[] {
-  return useQuery(directory).data?.data ?? [];
+/** The accounts to choose from: those with this in their address or name, the newest first. */
+export function choiceQuery(query: string) {
+  return queryOptions({ ...usersQuery({ limit: 100, ...(query === '' ? {} : { query }) }), staleTime: NAMED_MS });
+}
+
+/** The newest accounts, to call them by their address. */
+export function useNewestUsers(): UserDetails[] {
+  return useQuery(choiceQuery('')).data?.data ?? [];
+}
+
+/** An account to call by its address. The newest are asked for together, and one that is older by itself. */
+export function useUser(id: string | null | undefined): UserDetails | undefined {
+  const { data: newest } = useQuery(choiceQuery(''));
+  const known = newest?.data.find((user) => user.id === id);
+  // Where those are all there are, who is not among them is gone.
+  const isOlder = id != null && newest?.next_cursor != null && known === undefined;
+  const { data: older } = useQuery({ ...userQuery(id ?? ''), staleTime: NAMED_MS, enabled: isOlder });
+  return known ?? older;
 }
