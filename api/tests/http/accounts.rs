@@ -511,8 +511,8 @@ async fn a_key_makes_no_admin_and_decides_of_nobody_who_they_are() {
     assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
     for change in &changes {
         for (credential, status) in [(&key, StatusCode::FORBIDDEN), (&token, StatusCode::OK)] {
-            let changed = stage.call(credential, Method::PATCH, &user, change).await;
-            assert_eq!(changed.status, status, "{change}: {:?}", changed.body);
+            let answer = stage.call(credential, Method::PATCH, &user, change).await;
+            assert_eq!(answer.status, status, "{change}: {:?}", answer.body);
         }
     }
     let limit = stage.call(&key, Method::PATCH, &user, &json!({"rate_limit_per_hour": 10})).await;

@@ -101,7 +101,7 @@ async fn a_stream_that_is_asked_for_again_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_message_is_accepted_while_redis_is_away_and_refused_with_the_database() {
+async fn a_message_is_accepted_while_redis_is_away() {
     let mut stage = Stage::new().await;
     stage.lose_redis().await;
 

@@ -1,7 +1,5 @@
 //! How a socket is opened, and by whom.
 
-use std::time::Duration;
-
 use poem::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{api_key::Scope, user::Role};
@@ -60,7 +58,6 @@ async fn nobody_stays_who_does_not_say_within_five_seconds_who_they_are() {
 
     assert!(matches!(heard, Heard::Closed(4401, _)), "{heard:?}");
     assert!((4..=6).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-    assert!(begun.elapsed() >= Duration::from_secs(4));
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! What a socket may cost: how much, how fast, how long, how many.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use tokio::time::timeout;
@@ -118,28 +121,24 @@ async fn a_client_in_a_hurry_is_read_from_at_a_pace_and_delays_nobody_else() {
     let begun = Instant::now();
 
     // 5,000 messages, many times what the network holds.
+    let sent = Cell::new(0);
     let flood = async {
-        let mut sent = 0_u32;
-        while sent < 5_000 && hasty.send(Message::text(long_ping(16 * 1024))).await.is_ok() {
-            sent += 1;
+        while sent.get() < 5_000 && hasty.send(Message::text(long_ping(16 * 1024))).await.is_ok() {
+            sent.set(sent.get() + 1);
         }
-        sent
     };
     let others = async {
-        let mut slowest = Duration::ZERO;
-        while begun.elapsed() < Duration::from_secs(2) {
-            let asked = Instant::now();
+        // From when so much was sent that the rest has to wait.
+        let mut asked = 0;
+        while asked < 50 {
             other.ask(ping()).await.expect("an answer");
-            slowest = slowest.max(asked.elapsed());
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            asked += u32::from(sent.get() > 200);
         }
-        slowest
     };
-    let slowest = tokio::select! {
-        sent = flood => panic!("the server took all {sent} messages"),
-        slowest = others => slowest,
-    };
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    tokio::select! {
+        () = flood => panic!("the server took all {} messages before it answered another client", sent.get()),
+        () = others => {}
+    }
 
     // 200 at once, and 50 a second.
     for answered in 1..=340 {
