@@ -11,10 +11,12 @@ use std::{
 use fred::prelude::KeysInterface as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Error, Result,
     audit::{Action, By},
+    config::SecretString,
     consumption::Consumption,
     db::{
         self, Db, audit, jobs,
@@ -53,6 +55,9 @@ pub struct Membership {
     id: WorkerId,
     /// A connection for the beats alone: they wait for no job.
     db: Db,
+    /// The one to come, where that one failed: it may lead nowhere for a long time, and another may take longer to make
+    /// than a beat.
+    next_db: Option<AbortOnDropHandle<Result<Db>>>,
     last_entitled: Instant,
     /// What was stamped last when the first beat since then failed.
     stamp: Option<String>,
@@ -97,7 +102,7 @@ impl Membership {
     pub async fn join(store: &Store, id: WorkerId, worker: &NewWorker) -> Result<Self> {
         // Before the row is there: a worker whose lock is free is dead.
         let lock = SessionLock::take(store.database_url(), store.db().backend(), id.uuid(), store.timing().beat).await?;
-        let db = Db::connect_alone(store.database_url()).await.map_err(db::error)?;
+        let db = connect(store.database_url().clone()).await?;
         let lock_file = worker.lock_file.as_deref().map(Path::to_string_lossy);
         let row = NewRow {
             id,
@@ -114,7 +119,7 @@ impl Membership {
         if !matches!(tokio::time::timeout(beat_limit(store), announce_slots(store)).await, Ok(Ok(()))) {
             tracing::debug!("Left it to the leader to see that there are more slots");
         }
-        Ok(Self { store: store.clone(), id, db, last_entitled, stamp: None, lock })
+        Ok(Self { store: store.clone(), id, db, next_db: None, last_entitled, stamp: None, lock })
     }
 
     /// This incarnation's id.
@@ -124,20 +129,24 @@ impl Membership {
 
     /// Say that this worker lives, within a beat's time. Call it once each [`crate::config::Timing::beat`] at least.
     pub async fn beat(&mut self) -> Beat {
+        if let Some(connected) = self.next_db.take_if(|connecting| connecting.is_finished())
+            && let Ok(Ok(db)) = connected.await
+        {
+            self.db = db;
+        }
         let started = Instant::now();
         match tokio::time::timeout(beat_limit(&self.store), self.try_beat()).await {
             Ok(Ok(accepted @ Beat::Accepted { .. })) => {
                 // The row changed after `started`: counting from there errs on the safe side.
                 self.last_entitled = started;
                 self.stamp = None;
+                self.next_db = None;
                 accepted
             }
             Ok(Ok(judged)) => judged,
             Ok(Err(_)) | Err(_) => {
-                // That connection may lead nowhere for a long time yet.
-                if let Ok(db) = Db::connect_alone(self.store.database_url()).await {
-                    self.db = db;
-                }
+                let connect = || AbortOnDropHandle::new(tokio::spawn(connect(self.store.database_url().clone())));
+                self.next_db.get_or_insert_with(connect);
                 self.without_database().await
             }
         }
@@ -352,6 +361,10 @@ pub fn host() -> String {
 pub(crate) async fn announce_slots(store: &Store) -> Result<()> {
     queue::set_slots(store.redis(), table::slots(store.db()).await?).await?;
     queue::nudge(store.redis()).await
+}
+
+async fn connect(database_url: SecretString) -> Result<Db> {
+    Db::connect(&database_url, 1).await.map_err(db::error)
 }
 
 /// How long anything may take that is done once a beat.

@@ -53,13 +53,6 @@ impl Db {
         Ok(Self { pool: sea_orm::Database::connect(Self::options(url, connections)).await? })
     }
 
-    /// One connection for whoever must not wait behind others. It is made when it is first asked for something.
-    pub async fn connect_alone(url: &SecretString) -> Result<Self, DbErr> {
-        let mut options = Self::options(url, 1);
-        options.connect_lazy(true);
-        Ok(Self { pool: sea_orm::Database::connect(options).await? })
-    }
-
     fn options(url: &SecretString, connections: u32) -> ConnectOptions {
         let mut options = ConnectOptions::new(url.expose_secret());
         // None at least: the pool would try to keep that one longer and longer apart while the database is away, and
