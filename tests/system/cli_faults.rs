@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 use tests::{
+    brood::Brood,
     client::assert_whole,
     servers::Kind,
     system::{Cli, Running, System},
@@ -21,11 +22,17 @@ async fn each_fault_has_a_word_and_the_worker_lives_on() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?;
     let (api, worker) = (system.api().await?, system.worker().await?);
 
-    for (message, code) in
-        [("cli:longline:10485760", "cli_line_too_long"), ("error:401", "upstream_auth"), ("error:400", "invalid_request")]
-    {
+    // To try again would not help.
+    for (message, code) in [
+        ("cli:longline:10485760", "cli_line_too_long"),
+        ("error:401", "upstream_auth"),
+        ("error:400", "invalid_request"),
+        ("refuse", "refused"),
+        ("maxtok:cut off here", "max_output_tokens"),
+    ] {
         let job = api.client.ended(&api.client.say(message).await?).await?;
-        assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!(code)), "{message}: {job}");
+        let told = (&job["status"], &job["error"]["code"], &job["error"]["retryable"], &job["attempt"]);
+        assert_eq!(told, (&json!("failed"), &json!(code), &json!(false), &json!(1)), "{message}: {job}");
     }
     for message in ["cli:exit:3", "cli:crash", "cli:noresult"] {
         let mut stream = api.client.chat(message).await?;
@@ -82,12 +89,16 @@ async fn text_that_the_cli_takes_back_is_withdrawn_and_the_answer_is_right() -> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_takes_too_long_fails_and_leaves_nothing() -> anyhow::Result<()> {
     let system = System::start(Kind::Sqlite, Cli::Fake).await?;
-    let (api, _worker) = (system.api().await?, system.worker().await?);
+    let (api, mut worker) = (system.api().await?, system.worker().await?);
+    // So that what is counted later are the processes of the job alone.
+    worker.said("The CLI is").await?;
 
-    let id = api.client.submit(json!({"message": "cli:hang", "timeout_secs": 1})).await?;
+    let id = api.client.submit(json!({"message": "seq:cli:children:6 || cli:hang", "timeout_secs": 3})).await?;
+    let brood = Brood::with(&worker, 6, "sleep 1000").await?;
     let job = api.client.ended(&id).await?;
 
     assert_eq!(job["error"]["code"], "timed_out");
+    assert_eq!(brood.living(), Vec::<&str>::new());
     Ok(())
 }
 

@@ -2,12 +2,19 @@
 
 use anyhow::Context as _;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
+use shared::time::Timestamp;
 use tests::{
-    client::assert_whole,
+    brood::Brood,
+    client::{Event, assert_whole},
     servers::Kind,
     system::{Cli, PATIENCE, System, await_process},
 };
+
+/// Why each attempt began.
+fn begun(events: &[Event]) -> Vec<Value> {
+    events.iter().filter(|event| event.kind == "job.started").map(|event| event.data["reason"].clone()).collect()
+}
 
 /// Text in many pieces, slowly enough to be caught in its middle.
 const SLOW: &str = "slow:40:0.05";
@@ -36,8 +43,7 @@ async fn finish_after_kill(kind: Kind, cli: Cli) -> anyhow::Result<()> {
     let text = assert_whole(&events);
     let job = &events.last().expect("events").data["job"];
     assert_eq!((&job["status"], &job["attempt"], &job["result"]["text"]), (&json!("completed"), &json!(2), &json!(text)));
-    let started: Vec<_> = events.iter().filter(|event| event.kind == "job.started").map(|event| event.data["reason"].clone()).collect();
-    assert_eq!(started, [json!("first"), json!("worker_lost")]);
+    assert_eq!(begun(&events), ["first", "worker_lost"]);
     assert!(events.iter().any(|event| event.kind == "retrying"));
     Ok(())
 }
@@ -101,15 +107,20 @@ async fn a_job_that_a_dead_worker_heard_of_and_never_claimed_runs() -> anyhow::R
 async fn a_frozen_worker_is_fenced_and_its_processes_end() -> anyhow::Result<()> {
     let system = System::start(Kind::Postgres, Cli::Fake).await?;
     let (api, mut frozen) = (system.api().await?, system.worker().await?);
+    // So that what is looked at are the processes of the job alone.
+    frozen.said("The CLI is").await?;
     let mut stream = api.client.chat("slow:200:0.05").await?;
     let mut events = Vec::new();
     stream.until("text.delta", &mut events).await?;
+    let brood = Brood::with(&frozen, 1, "fake-claude").await?;
 
     frozen.signal(Signal::STOP)?;
     let _second = system.worker().await?;
     while events.last().is_none_or(|event| event.data["attempt"] != 2) {
         stream.until("job.started", &mut events).await?;
     }
+    // Their supervisors end them: their worker cannot.
+    brood.gone().await?;
     frozen.signal(Signal::CONT)?;
     frozen.said("Declared dead").await?;
     events.extend(stream.rest().await?);
@@ -122,19 +133,28 @@ async fn a_frozen_worker_is_fenced_and_its_processes_end() -> anyhow::Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_worker_finishes_what_it_can_and_hands_the_rest_back() -> anyhow::Result<()> {
-    let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("DRAIN_TIMEOUT", "1s");
+    let system = System::start(Kind::Sqlite, Cli::Fake).await?.with("DRAIN_TIMEOUT", "2s").with("MAX_WORKERS", "2");
     let (api, mut first) = (system.api().await?, system.worker().await?);
-    let mut stream = api.client.chat("slow:100:0.05").await?;
-    let mut events = Vec::new();
-    stream.until("text.delta", &mut events).await?;
+    // Far more, and far less, than it may take.
+    let (mut long, mut short) = (api.client.chat("slow:120:0.05").await?, api.client.chat("slow:10:0.05").await?);
+    let (mut of_long, mut of_short) = (Vec::new(), Vec::new());
+    long.until("text.delta", &mut of_long).await?;
+    short.until("text.delta", &mut of_short).await?;
 
+    let asked = Timestamp::now();
     first.signal(Signal::TERM)?;
     assert!(first.ended().await?, "{}", first.log());
     let _second = system.worker().await?;
-    events.extend(stream.rest().await?);
+    of_long.extend(long.rest().await?);
+    of_short.extend(short.rest().await?);
 
-    assert_whole(&events);
-    let started: Vec<_> = events.iter().filter(|event| event.kind == "job.started").map(|event| event.data["reason"].clone()).collect();
-    assert_eq!(started, [json!("first"), json!("drained")]);
+    for events in [&of_long, &of_short] {
+        let text = assert_whole(events);
+        let job = &events.last().expect("events").data["job"];
+        assert_eq!((&job["status"], &job["result"]["text"]), (&json!("completed"), &json!(text)));
+    }
+    assert_eq!((begun(&of_short), begun(&of_long)), (vec![json!("first")], vec![json!("first"), json!("drained")]));
+    let finished: Timestamp = serde_json::from_value(of_short.last().expect("events").data["job"]["finished_at"].clone())?;
+    assert!(finished >= asked, "it was over before the worker was told to stop");
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{
     cli_process::CliProcess,
     directory::Directory,
@@ -22,6 +22,15 @@ fn fake() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fake-claude"));
     command.env_clear().args(["-p", "--output-format=stream-json", "--input-format", "stream-json", "--verbose"]);
     command
+}
+
+/// How a turn ended, and each error on the way: the values from which the product tells what a failure is.
+fn ending(printed: &[Value]) -> Value {
+    let result = printed.iter().find(|line| line["type"] == "result").expect("a result");
+    let read = ["subtype", "is_error", "stop_reason", "terminal_reason", "api_error_status", "api_error", "num_turns", "errors"];
+    let errors = printed.iter().filter(|line| line.get("error").is_some());
+    let errors: Vec<Value> = errors.map(|line| json!([kind(line), line["error"], line["error_status"]])).collect();
+    json!({"result": read.map(|field| json!([field, result[field]])), "errors": errors})
 }
 
 #[test]
@@ -50,7 +59,14 @@ fn the_fake_prints_what_the_real_cli_printed() {
         ("api_drop_then_ok", "drop:1", 0),
         ("api_drop", "drop", 1),
         ("api_error_400", "error:400", 1),
+        ("api_error_401", "error:401", 1),
+        ("api_error_403", "error:403", 1),
+        ("api_error_404", "error:404", 1),
+        ("api_error_413", "error:413", 1),
+        ("api_error_429", "error:429", 1),
         ("api_error_529", "error:529", 1),
+        ("refusal", "refuse", 1),
+        ("max_tokens", "maxtok:cut off here", 1),
     ];
     let interrupted = [
         ("interrupt_streaming", "slow:30:0.3", "stream_event/content_block_delta"),
@@ -64,7 +80,9 @@ fn the_fake_prints_what_the_real_cli_printed() {
         let (printed, exit) = CliProcess::play(fake().arg("--max-turns=3").env("CLAUDE_CODE_MAX_RETRIES", retries), prompt, interrupt_at)
             .expect("the CLI talks");
 
-        assert_eq!(shape(&printed), shape(&recording(name).expect("a recording")), "{name}");
+        let recorded = recording(name).expect("a recording");
+        assert_eq!(shape(&printed), shape(&recorded), "{name}");
+        assert_eq!(ending(&printed), ending(&recorded), "{name}");
         assert_eq!(exit, Some(code), "{name}");
         for line in &printed {
             assert_eq!(missing(line), Vec::<String>::new(), "{name}: {line}");

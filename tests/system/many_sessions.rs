@@ -1,8 +1,9 @@
 //! Many conversations over several workers at once: each turn hears its own conversation and not one word of
 //! another, and no two turns of one conversation overlap.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
+use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use serde_json::{Value, json};
 use tests::{
@@ -21,12 +22,24 @@ async fn a_hundred_conversations_of_five_turns_while_a_worker_is_killed() -> any
     let api = system.api().await?;
     let mut workers = join_all((0..3).map(|_| system.worker())).await.into_iter().collect::<Result<Vec<_>, _>>()?;
 
-    let sessions = begin(&api.client, 100, 5).await?;
+    let mut sessions = begin(&api.client, 0..100, 5).await?;
     // In the middle of it all, by its own measure.
     api.client.ended(&sessions[30].jobs[2]).await?;
-    workers[0].kill().await?;
+    // A turn that is said slowly is caught, and its worker killed, whichever that is.
+    let slow = begin_one(&api.client, 100, 3, "@chunk=1 @delay=0.2 ", "high").await?;
+    let caught = slow.jobs[1].clone();
+    sessions.push(slow);
+    api.client.events(&caught, None).await?.until("text.delta", &mut Vec::new()).await?;
+    let holder = api.client.job(&caught).await?["worker_id"].as_str().context("nobody runs it")?.to_owned();
+    for worker in &mut workers {
+        if worker.said("Joined as").await?.contains(&holder) {
+            worker.kill().await?;
+        }
+    }
 
-    timeout(PATIENCE, each_hears_itself(&api.client, &sessions)).await?
+    timeout(PATIENCE, each_hears_itself(&api.client, &sessions)).await??;
+    assert_eq!(api.client.job(&caught).await?["attempt"], 2);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,7 +48,7 @@ async fn many_conversations_on_sqlite() -> anyhow::Result<()> {
     let api = system.api().await?;
     let _workers = join_all((0..3).map(|_| system.worker())).await.into_iter().collect::<Result<Vec<_>, _>>()?;
 
-    let sessions = begin(&api.client, 20, 5).await?;
+    let sessions = begin(&api.client, 0..20, 5).await?;
 
     timeout(PATIENCE, each_hears_itself(&api.client, &sessions)).await?
 }
@@ -46,7 +59,7 @@ async fn some_conversations_with_the_real_cli() -> anyhow::Result<()> {
     let api = system.api().await?;
     let _workers = join_all((0..3).map(|_| system.worker())).await.into_iter().collect::<Result<Vec<_>, _>>()?;
 
-    let sessions = begin(&api.client, 5, 3).await?;
+    let sessions = begin(&api.client, 0..5, 3).await?;
 
     timeout(PATIENCE, each_hears_itself(&api.client, &sessions)).await?
 }
@@ -58,18 +71,21 @@ struct Turns {
     jobs: Vec<String>,
 }
 
-/// Begin so many conversations, a few at a time, and send all their turns without waiting for any.
-async fn begin(client: &Client, sessions: usize, turns: usize) -> anyhow::Result<Vec<Turns>> {
+/// Begin conversations of these names, a few at a time, and send all their turns without waiting for any.
+async fn begin(client: &Client, names: Range<usize>, turns: usize) -> anyhow::Result<Vec<Turns>> {
     const AT_ONCE: usize = 4;
-    let one = async |name: usize| {
-        let session = client.session(json!({})).await?;
-        let mut jobs = Vec::new();
-        for turn in 1..=turns {
-            jobs.push(client.submit(json!({"message": format!("recall:s{name}-t{turn}"), "session_id": session})).await?);
-        }
-        anyhow::Ok(Turns { name, session, jobs })
-    };
-    stream::iter((0..sessions).map(one)).buffered(AT_ONCE).try_collect().await
+    stream::iter(names.map(|name| begin_one(client, name, turns, "", "normal"))).buffered(AT_ONCE).try_collect().await
+}
+
+/// Begin one conversation whose turns are said at this pace.
+async fn begin_one(client: &Client, name: usize, turns: usize, pace: &str, priority: &str) -> anyhow::Result<Turns> {
+    let session = client.session(json!({})).await?;
+    let mut jobs = Vec::new();
+    for turn in 1..=turns {
+        let message = format!("{pace}recall:s{name}-t{turn}");
+        jobs.push(client.submit(json!({"message": message, "session_id": session, "priority": priority})).await?);
+    }
+    Ok(Turns { name, session, jobs })
 }
 
 async fn each_hears_itself(client: &Client, sessions: &[Turns]) -> anyhow::Result<()> {

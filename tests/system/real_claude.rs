@@ -1,11 +1,7 @@
 //! The real CLI held to recordings of itself, so that a release that speaks differently is seen here
 //! first. `CLAUDE_BIN_REAL` names it; it talks to the scripted API alone.
 
-use std::{
-    env,
-    io::{Write as _, stderr},
-    process::Command,
-};
+use std::{env, process::Command};
 
 use tests::{
     cli_process::CliProcess,
@@ -17,14 +13,9 @@ use tests::{
 };
 use uuid::Uuid;
 
-/// The real CLI with nothing of this machine but `directory`; `None`, with a word on stderr, where there is
-/// none.
-fn real(mock: &MockAnthropic, directory: &Directory) -> Option<Command> {
-    let Some(program) = env::var_os("CLAUDE_BIN_REAL") else {
-        // Past the capture of test output: a skipped test should not look like a passed one.
-        let _ = writeln!(stderr(), "SKIPPED: `CLAUDE_BIN_REAL` is not set, the real CLI is not compared with its recordings");
-        return None;
-    };
+/// The real CLI with nothing of this machine but `directory`.
+fn real(mock: &MockAnthropic, directory: &Directory) -> Command {
+    let program = env::var_os("CLAUDE_BIN_REAL").expect("`CLAUDE_BIN_REAL` is not set (hint: run the tests with `make test`)");
     let place = |name| directory.with(name).expect("a directory");
     let mut command = Command::new(program);
     command.env_clear().current_dir(place("workspace")).envs([
@@ -40,7 +31,7 @@ fn real(mock: &MockAnthropic, directory: &Directory) -> Option<Command> {
     ]);
     command.env("HOME", place("home")).env("CLAUDE_CONFIG_DIR", place("config"));
     command.args(["-p", "--output-format", "stream-json", "--input-format", "stream-json", "--verbose", "--include-partial-messages"]);
-    Some(command)
+    command
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -56,9 +47,8 @@ async fn the_real_cli_prints_what_it_printed() {
     ];
     for (name, prompt, flags) in cases {
         let directory = Directory::create().expect("a directory");
-        let Some(mut command) = real(&mock, &directory) else { return };
 
-        let (printed, exit) = CliProcess::play(command.args(flags), prompt, None).expect("the CLI talks");
+        let (printed, exit) = CliProcess::play(real(&mock, &directory).args(flags), prompt, None).expect("the CLI talks");
 
         let (printed_shape, recorded) = (shape(&printed), shape(&recording(name).expect("a recording")));
         if name == "api_drop_then_ok" {
@@ -77,12 +67,8 @@ async fn the_real_cli_prints_what_it_printed() {
 async fn the_real_cli_keeps_sessions_as_it_kept_them() {
     let mock = MockAnthropic::start().await.expect("a port");
     let directory = Directory::create().expect("a directory");
-    if real(&mock, &directory).is_none() {
-        return;
-    }
 
-    let start = || real(&mock, &directory).expect("the CLI is there");
-    let sessions = Sessions::play(start, &directory.path().join("config")).expect("the CLI talks");
+    let sessions = Sessions::play(|| real(&mock, &directory), &directory.path().join("config")).expect("the CLI talks");
 
     sessions.assert_as_recorded();
 }
@@ -91,12 +77,10 @@ async fn the_real_cli_keeps_sessions_as_it_kept_them() {
 async fn either_cli_goes_on_with_what_the_other_kept() {
     let mock = MockAnthropic::start().await.expect("a port");
     let directory = Directory::create().expect("a directory");
-    if real(&mock, &directory).is_none() {
-        return;
-    }
     let start = |is_real| {
-        let mut command =
-            if is_real { real(&mock, &directory).expect("the CLI is there") } else { Command::new(env!("CARGO_BIN_EXE_fake-claude")) };
+        // Makes the folders that both of them use.
+        let real = real(&mock, &directory);
+        let mut command = if is_real { real } else { Command::new(env!("CARGO_BIN_EXE_fake-claude")) };
         command.current_dir(directory.path().join("workspace")).env("CLAUDE_CONFIG_DIR", directory.path().join("config"));
         command
     };
@@ -121,8 +105,7 @@ async fn either_cli_goes_on_with_what_the_other_kept() {
 async fn the_real_cli_can_be_interrupted_while_the_api_is_silent() {
     let mock = MockAnthropic::start().await.expect("a port");
     let directory = Directory::create().expect("a directory");
-    let Some(mut command) = real(&mock, &directory) else { return };
-    let mut cli = CliProcess::spawn(&mut command).expect("the CLI starts");
+    let mut cli = CliProcess::spawn(&mut real(&mock, &directory)).expect("the CLI starts");
 
     cli.ask("hang").expect("the CLI listens");
     mock.received(1).await;
@@ -140,7 +123,7 @@ async fn the_real_cli_announces_its_tools_without_asking_the_api() {
     let mock = MockAnthropic::start().await.expect("a port");
     let announced = |flags: &[&str]| {
         let directory = Directory::create().expect("a directory");
-        let mut command = real(&mock, &directory)?;
+        let mut command = real(&mock, &directory);
         command.args(["--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--no-session-persistence"]);
         let mut cli = CliProcess::spawn(command.args(flags).env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")).expect("the CLI starts");
         cli.greet().expect("the CLI listens");
@@ -149,11 +132,11 @@ async fn the_real_cli_announces_its_tools_without_asking_the_api() {
         assert_eq!(shape(&printed), shape(&recording("silent").expect("a recording")));
         let init = printed.into_iter().find(|line| line["subtype"] == "init").expect("an announcement");
         assert_eq!(missing(&init), Vec::<String>::new());
-        Some(init["tools"].as_array().expect("tools").iter().map(|tool| tool.as_str().expect("a name").to_owned()).collect::<Vec<_>>())
+        init["tools"].as_array().expect("tools").iter().map(|tool| tool.as_str().expect("a name").to_owned()).collect::<Vec<_>>()
     };
 
-    let Some(tools) = announced(&[]) else { return };
-    let named = announced(&["--tools=Read,Grep,Teleport"]).expect("the CLI is there");
+    let tools = announced(&[]);
+    let named = announced(&["--tools=Read,Grep,Teleport"]);
 
     assert!(["Bash", "Read", "Write", "Edit", "Task"].iter().all(|tool| tools.iter().any(|name| name == tool)), "{tools:?}");
     assert!(!tools.iter().any(|name| name == "Grep"), "the product needs to name `Grep` no more: {tools:?}");

@@ -69,7 +69,8 @@ pub(super) async fn judge(plan: &Plan, cast: &Cast, crowd: &Crowd, done: &[Accep
     problems.extend(immortal_keys(&cast.system.redis)?.into_iter().map(|key| format!("`{key}` would stay in Redis for ever")));
     report.stall = trouble.longest_stall();
     // Where this process was not let run for so long, neither were the workers.
-    if report.stall < STALL {
+    report.are_burials_judged = report.stall < STALL;
+    if report.are_burials_judged {
         problems.extend(wrongly_buried(cast).await?);
     }
 

@@ -39,6 +39,8 @@ pub struct Report {
     pub resyncs: u64,
     /// The longest that this machine did not let us run.
     pub stall: Duration,
+    /// Whether nobody was to be declared dead to whom nothing was done.
+    pub are_burials_judged: bool,
     /// How long after the last fault all was judged.
     pub calmed: Duration,
     /// How long after the last job had ended nothing was left over.
@@ -63,6 +65,7 @@ impl Default for Report {
             events: 0,
             resyncs: 0,
             stall: Duration::ZERO,
+            are_burials_judged: true,
             calmed: Duration::ZERO,
             rest: Duration::ZERO,
         }
@@ -75,6 +78,9 @@ impl fmt::Display for Report {
         writeln!(f, "SEED={seed} over {kind:?}: {jobs} jobs, {attempts} attempts, {runs} runs, {overlaps} of them beside another")?;
         writeln!(f, "  readers: {connections} connections, {events} events, {resyncs} resyncs")?;
         writeln!(f, "  calm {calmed:?} after the last fault, at rest within {rest:?}; the machine stood still for {stall:?} at most")?;
+        if !self.are_burials_judged {
+            writeln!(f, "  NOT JUDGED: whether workers were declared dead that were well, since the machine stood still for so long")?;
+        }
         writeln!(f, "  ends: {}", list(self.ends.iter().map(|(end, count)| (end.clone(), *count))))?;
         writeln!(f, "  faults: {}", list(self.faults.iter().map(|(fault, count)| (format!("{fault:?}"), *count))))?;
         writeln!(f, "  {:<24}{:>6}{:>10}{:>10}{:>10}", "running again after", "n", "p50", "p99", "max")?;
@@ -102,4 +108,16 @@ impl fmt::Display for Report {
 
 fn list(counts: impl Iterator<Item = (String, usize)>) -> String {
     counts.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_was_not_judged() {
+        let says = |are_burials_judged| Report { are_burials_judged, ..Report::default() }.to_string().contains("NOT JUDGED");
+
+        assert_eq!((says(false), says(true)), (true, false));
+    }
 }

@@ -7,7 +7,10 @@ use shared::time::Timestamp;
 
 use crate::model::{ApiError, Reply, StopReason, Usage, fresh_id};
 
-use super::Cli;
+use super::{
+    Cli,
+    outcome::{Failure, extend},
+};
 
 impl Cli {
     pub(super) fn announce(&mut self) {
@@ -79,24 +82,24 @@ impl Cli {
         self.tell(line, json!({}));
     }
 
-    pub(super) fn say_api_error(&mut self, text: &str, details: Value) {
+    /// The `assistant` line that stands in the place of an answer.
+    pub(super) fn say_failure(&mut self, failure: &Failure) {
         let mut line = json!({
             "type": "assistant",
             "message": {
                 "id": uuid::Uuid::new_v4(), "type": "message", "role": "assistant", "model": "<synthetic>",
-                "content": [{"type": "text", "text": text}], "stop_reason": "stop_sequence", "stop_sequence": "",
+                "content": [{"type": "text", "text": failure.text}], "stop_reason": failure.stop, "stop_sequence": "",
             },
-            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "error": "server_error", "is_api_error_message": true,
+            "parent_tool_use_id": null, "timestamp": Timestamp::now(), "error": failure.word, "is_api_error_message": true,
         });
-        if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
-            line.extend(details);
-        }
-        self.tell(line, json!({"isApiErrorMessage": true, "error": "server_error"}));
+        extend(&mut line, &failure.details);
+        self.tell(line, json!({"isApiErrorMessage": true, "error": failure.word}));
     }
 
     /// Say `line`, which has a message, once the transcript has it: who hears of it finds it there. `more`
     /// is what the transcript has beside it, or in place of it.
     fn tell(&mut self, mut line: Value, more: Value) {
+        self.voice.user_lines += u32::from(line["type"] == "user");
         let id = self.voice.fresh_uuid();
         self.transcript.message(line["type"].as_str().unwrap_or_default(), &id, &line["message"], more);
         line["uuid"] = json!(id);

@@ -4,16 +4,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::model::{ApiError, Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, clock, events, said_in};
+use crate::model::{Block, ModelEvent, Pace, Reply, Script, Step, StopReason, ToolResult, Usage, clock, events, said_in};
 
 use super::{
     Cli, RETRY_DELAY,
     inbox::Message,
-    outcome::{Outcome, Tally},
+    outcome::{Failure, Outcome, Tally},
 };
 
 /// What the prompt of a call counts for when the script does not say.
 const PROMPT_TOKENS: u64 = 12_000;
+
+/// How often the real CLI lets a message go on that was cut off.
+const MAX_CUTS: u32 = 3;
 
 /// A turn under way.
 struct Turn<'a> {
@@ -22,6 +25,8 @@ struct Turn<'a> {
     /// The script's step that is next.
     next: usize,
     calls: u32,
+    /// How often its messages were cut off.
+    cuts: u32,
     used: Usage,
     /// What the tools of the last call answered.
     results: Vec<ToolResult>,
@@ -39,15 +44,24 @@ impl Cli {
         let id = message.uuid.clone().unwrap_or_else(|| self.voice.fresh_uuid());
         self.transcript.take_up(message, &id);
         self.said.extend(said_in(&message.content));
-        let mut turn =
-            Turn { script: script.as_ref(), prompt: &message.text, next: 0, calls: 0, used: Usage::default(), results: Vec::new() };
+        let user_lines = self.voice.user_lines;
+        let mut turn = Turn {
+            script: script.as_ref(),
+            prompt: &message.text,
+            next: 0,
+            calls: 0,
+            cuts: 0,
+            used: Usage::default(),
+            results: Vec::new(),
+        };
         let outcome = if message.asks { self.play(&mut turn) } else { Outcome::Silent };
         self.spent.add(&self.options.model, turn.used);
         self.transcript.note_spent(&self.spent);
         if let Some(script) = &script {
             self.break_transcript(script);
         }
-        let tally = Tally { calls: turn.calls, turn: turn.used, session: &self.spent, index: self.turns, duration: began.elapsed() };
+        let turns = if message.asks { 1 + self.voice.user_lines - user_lines } else { 0 };
+        let tally = Tally { turns, turn: turn.used, session: &self.spent, index: self.turns, duration: began.elapsed() };
         self.voice.say(outcome.line(&self.options.model, &tally));
         self.turns += 1;
         self.has_failed = outcome.is_error();
@@ -59,23 +73,26 @@ impl Cli {
 
     fn play(&mut self, turn: &mut Turn<'_>) -> Outcome {
         loop {
-            match self.call(turn) {
-                Ok(reply) if reply.stop != StopReason::ToolUse => return Outcome::of(&reply),
-                Ok(reply) => {
-                    if let Err(outcome) = self.run_tools(&reply, turn) {
-                        return outcome;
-                    }
-                }
+            let reply = match self.call(turn) {
+                Ok(reply) => reply,
                 Err(outcome) => return outcome,
+            };
+            let goes_on = match reply.stop {
+                StopReason::EndTurn => Err(Outcome::of(&reply)),
+                StopReason::ToolUse => self.run_tools(&reply, turn),
+                StopReason::MaxTokens => self.go_on(turn),
+                StopReason::Refusal => Err(self.ask_again(turn)),
+            };
+            if let Err(outcome) = goes_on {
+                return outcome;
             }
         }
     }
 
     /// One call of the model: its message, once it has been said, or the end of the turn.
     fn call(&mut self, turn: &mut Turn<'_>) -> Result<Reply, Outcome> {
-        self.voice.say(json!({"type": "system", "subtype": "status", "status": "requesting"}));
+        self.begin_call(turn);
         let step = self.next_step(turn);
-        turn.calls += 1;
         let pace = turn.pace();
         let mut reply = match &step {
             Some(step) => Reply::to(step, &self.said, pace),
@@ -83,16 +100,14 @@ impl Cli {
             None if turn.results.is_empty() => Reply::text("done", pace),
             None => Reply::to_results(&turn.results, pace),
         };
-        let prompt = turn.script.and_then(|script| script.settings.prompt_tokens).unwrap_or(PROMPT_TOKENS);
-        let cached = if self.has_past || self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
-        let usage = Usage { output: reply.output_tokens(), ..Usage::cached(prompt, cached) };
+        let usage = self.usage_of(&reply, turn);
         match step {
             Some(Step::Hang | Step::Gated(_)) => return Err(self.abort_silence()),
             Some(Step::HangMid) => self.stream(&Reply::text("partial answer", pace), usage, Some(2))?,
             Some(Step::StreamError(error, times)) if self.may_fail => {
                 self.withdraw(&Reply::text("partial answer", pace), 2);
                 if times.is_none() {
-                    return Err(self.fail(&error));
+                    return Err(self.fail(Failure::of_api(&error)));
                 }
                 // The real CLI asks once more, without a stream.
                 for block in &reply.blocks {
@@ -115,6 +130,50 @@ impl Cli {
         }
         turn.used += usage;
         Ok(reply)
+    }
+
+    fn begin_call(&mut self, turn: &mut Turn<'_>) {
+        self.voice.say(json!({"type": "system", "subtype": "status", "status": "requesting"}));
+        turn.calls += 1;
+    }
+
+    fn usage_of(&self, reply: &Reply, turn: &Turn<'_>) -> Usage {
+        let prompt = turn.script.and_then(|script| script.settings.prompt_tokens).unwrap_or(PROMPT_TOKENS);
+        let cached = if self.has_past || self.turns + turn.calls > 1 { PROMPT_TOKENS } else { 0 };
+        Usage { output: reply.output_tokens(), ..Usage::cached(prompt, cached) }
+    }
+
+    /// A message was cut off: let the model go on, unless that was done too often.
+    fn go_on(&mut self, turn: &mut Turn<'_>) -> Result<(), Outcome> {
+        if turn.cuts == MAX_CUTS {
+            return Err(self.fail(Failure::of_length()));
+        }
+        turn.cuts += 1;
+        // What is cut off at the script's end is cut off again.
+        if turn.script.is_some_and(|script| script.steps.len() == turn.next) {
+            turn.next -= 1;
+        }
+        self.say_user("Output token limit hit. Resume directly.");
+        Ok(())
+    }
+
+    /// The model must not answer: the real CLI asks once more, and no refusal is ever taken back.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) -> Outcome {
+        self.voice.say(json!({
+            "type": "system", "subtype": "informational", "content": "safeguards stopped the response above", "level": "notice",
+        }));
+        self.say_user("Your response above was stopped by a safety classifier.");
+        self.begin_call(turn);
+        let reply = Reply::to(&Step::Refuse, &self.said, turn.pace());
+        let usage = self.usage_of(&reply, turn);
+        let model = self.options.model.clone();
+        self.voice.stream(&reply, ModelEvent::MessageStart, &model, usage, r#","ttft_ms":1"#);
+        self.voice.say(json!({"type": "system", "subtype": "model_refusal_no_fallback", "original_model": model, "content": ""}));
+        let outcome = self.fail(Failure::of_refusal());
+        self.voice.stream(&reply, ModelEvent::MessageDelta, &model, usage, "");
+        self.voice.stream(&reply, ModelEvent::MessageStop, &model, usage, "");
+        turn.used += usage;
+        outcome
     }
 
     /// The step of the next call; the CLI's own faults before it happen on the way. `None` when no step is
@@ -160,10 +219,7 @@ impl Cli {
         if times <= patience {
             return Ok(());
         }
-        Err(match error {
-            Some(error) => self.fail(error),
-            None => self.fail_to_connect(),
-        })
+        Err(self.fail(error.map_or_else(Failure::of_connection, Failure::of_api)))
     }
 
     /// Stream `reply`; before its delta number `stall` nothing comes any more.
@@ -280,16 +336,9 @@ impl Cli {
         Outcome::Aborted { in_tool: true }
     }
 
-    fn fail(&mut self, error: &ApiError) -> Outcome {
-        let text = format!("API Error: {} mock {}", error.status, error.kind);
-        self.say_api_error(&text, json!({"api_error_status": error.status, "api_error_type": error.kind}));
-        Outcome::ApiError { text, status: Some(error.status) }
-    }
-
-    fn fail_to_connect(&mut self) -> Outcome {
-        let text = "API Error: Connection dropped (ECONNRESET).".to_owned();
-        self.say_api_error(&text, json!({"api_error": "connection_failed"}));
-        Outcome::ApiError { text, status: None }
+    fn fail(&mut self, failure: Failure) -> Outcome {
+        self.say_failure(&failure);
+        Outcome::Failed(failure)
     }
 }
 

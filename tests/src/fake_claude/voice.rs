@@ -21,6 +21,8 @@ pub(super) struct Voice {
     after_event: String,
     line: Vec<u8>,
     uuids: Uuids,
+    /// How many lines there were in a person's name.
+    pub(super) user_lines: u32,
     /// Whether each line carries a field no CLI has.
     pub(super) is_from_the_future: bool,
 }
@@ -34,6 +36,7 @@ impl Voice {
             after_event: format!(r#","session_id":"{session}","parent_tool_use_id":null,"uuid":""#),
             line: Vec::with_capacity(1024),
             uuids: Uuids::new(),
+            user_lines: 0,
             is_from_the_future: false,
         }
     }
