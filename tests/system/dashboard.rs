@@ -21,7 +21,7 @@ const EMAIL: &str = "admin@example.com";
 const PASSWORD: &str = "a password of this test";
 
 /// Longer than all of its pages take on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(6);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admin_can_do_everything_with_the_dashboard() -> anyhow::Result<()> {
