@@ -168,10 +168,10 @@ impl Reconciler {
     async fn look(&mut self) -> Result<Option<u64>> {
         // Each looks, so that whoever takes over has seen what there was to see.
         let living = self.watch.look(&self.store).await?;
-        self.stamp().await;
         if !self.leads().await? {
             return Ok(None);
         }
+        self.stamp().await;
         self.watch.bury_the_dead(&self.store, living).await.map(Some)
     }
 
@@ -223,23 +223,20 @@ impl Reconciler {
         }
     }
 
-    /// Tell workers that cannot reach the database that somebody can. Everybody does, whoever leads: while one leader
-    /// follows another there would be none.
+    /// Tell workers that cannot reach the database that somebody can. For half as long as they go on without: that is
+    /// longer than it takes until another leads, which nobody must take for an outage, and leaves them time to see one.
     async fn stamp(&mut self) {
-        if !self.store.is_redis_connected() {
-            return;
-        }
         self.stamps += 1;
-        let life_ms = i64::try_from(self.leader_patience().as_millis()).unwrap_or(i64::MAX);
+        let life_ms = i64::try_from((self.store.timing().entitlement() / 2).as_millis()).unwrap_or(i64::MAX);
         let stamp = self.store.redis().set::<(), _, _>(
-            redis::DATABASE_STAMP,
+            redis::LEADER_STAMP,
             format!("{} {}", self.id, self.stamps),
             Some(Expiration::PX(life_ms)),
             None::<SetOptions>,
             false,
         );
         if !matches!(timeout(self.leader_patience() / 4, stamp).await, Ok(Ok(()))) {
-            tracing::debug!("Could not stamp into Redis that the database can be reached");
+            tracing::debug!("Could not stamp the leadership into Redis");
         }
     }
 

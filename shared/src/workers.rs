@@ -59,7 +59,7 @@ pub struct Membership {
     /// than a beat.
     next_db: Option<AbortOnDropHandle<Result<Db>>>,
     last_entitled: Instant,
-    /// What was stamped last when the first beat since then failed.
+    /// What the leader had stamped last when the first beat since then failed.
     stamp: Option<String>,
     lock: SessionLock,
 }
@@ -170,7 +170,7 @@ impl Membership {
             return Beat::Outage;
         }
         let asked = Instant::now();
-        let stamp = self.store.redis().get::<Option<String>, _>(redis::DATABASE_STAMP);
+        let stamp = self.store.redis().get::<Option<String>, _>(redis::LEADER_STAMP);
         let is_cut_off = match tokio::time::timeout(self.store.timing().beat, stamp).await {
             Ok(Ok(None)) => {
                 // Whoever leads once it is over has seen nobody's silence before.
@@ -178,7 +178,7 @@ impl Membership {
                 self.stamp = None;
                 return Beat::Outage;
             }
-            // Somebody stamped since, so they reach the database.
+            // It stamped since, so it reaches the database.
             Ok(Ok(Some(stamp))) => *self.stamp.get_or_insert_with(|| stamp.clone()) != stamp,
             // Nothing can be said: cut off until proven otherwise.
             Ok(Err(_)) | Err(_) => true,

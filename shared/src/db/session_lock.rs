@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use sea_orm::{ConnectOptions, DatabaseConnection, DbBackend, FromQueryResult};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -63,13 +62,7 @@ async fn keep(connection: DatabaseConnection, key: i64, often: Duration, is_held
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let mut look = pin!(hold(&connection, key));
-        let answer = timeout(often / 2, &mut look).await;
-        if answer.is_err() {
-            is_held.store(false, Ordering::Relaxed);
-        }
-        let answer = if let Ok(answer) = answer { answer } else { look.await };
-        is_held.store(answer.is_ok(), Ordering::Relaxed);
+        is_held.store(hold(&connection, key).await.is_ok(), Ordering::Relaxed);
     }
 }
 

@@ -14,8 +14,8 @@ pub const BACKLOG: &str = "{q}:backlog";
 pub const ROOM: &str = "{q}:room";
 /// The consumer group of all workers.
 pub const GROUP: &str = "w";
-/// The stamp of whoever reached the database last, another one each time. Gone: nobody reaches it.
-pub const DATABASE_STAMP: &str = "database:stamp";
+/// The leader's stamp, another one each time it has reached the database. Gone: nobody reaches it.
+pub const LEADER_STAMP: &str = "leader:stamp";
 
 /// Where it is announced that a user's rights changed: each message is the user's UUID.
 pub const ACCESS: &str = "access";

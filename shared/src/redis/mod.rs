@@ -12,7 +12,7 @@ use fred::{
 use crate::{Error, Result};
 
 mod keys;
-pub use keys::DATABASE_STAMP;
+pub use keys::LEADER_STAMP;
 pub mod limits;
 pub mod log;
 pub mod queue;

@@ -77,7 +77,7 @@ async fn row_18_while_the_lead_changes_hands_it_is_told_that_the_database_can_be
     let stamped = async {
         loop {
             looks.tick().await;
-            anyhow::ensure!(system.redis.command(&["EXISTS", "database:stamp"])?.trim() == "1", "whoever is cut off would go on");
+            anyhow::ensure!(system.redis.command(&["EXISTS", "leader:stamp"])?.trim() == "1", "whoever is cut off would go on");
         }
     };
     tokio::select! {
