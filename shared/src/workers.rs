@@ -59,8 +59,8 @@ pub struct Membership {
     /// than a beat.
     next_db: Option<AbortOnDropHandle<Result<Db>>>,
     last_entitled: Instant,
-    /// What the leader had stamped last when the first beat since then failed.
-    stamp: Option<String>,
+    /// What was seen of the leader's stamp since then.
+    stamp: StampSeen,
     lock: SessionLock,
 }
 
@@ -119,7 +119,7 @@ impl Membership {
         if !matches!(tokio::time::timeout(beat_limit(store), announce_slots(store)).await, Ok(Ok(()))) {
             tracing::debug!("Left it to the leader to see that there are more slots");
         }
-        Ok(Self { store: store.clone(), id, db, next_db: None, last_entitled, stamp: None, lock })
+        Ok(Self { store: store.clone(), id, db, next_db: None, last_entitled, stamp: StampSeen::default(), lock })
     }
 
     /// This incarnation's id.
@@ -139,7 +139,7 @@ impl Membership {
             Ok(Ok(accepted @ Beat::Accepted { .. })) => {
                 // The row changed after `started`: counting from there errs on the safe side.
                 self.last_entitled = started;
-                self.stamp = None;
+                self.stamp = StampSeen::default();
                 self.next_db = None;
                 accepted
             }
@@ -175,21 +175,21 @@ impl Membership {
             Ok(Ok(None)) => {
                 // Whoever leads once it is over has seen nobody's silence before.
                 self.last_entitled = asked;
-                self.stamp = None;
+                self.stamp = StampSeen { stood_still: true, ..StampSeen::default() };
                 return Beat::Outage;
             }
-            // It stamped since, so it reaches the database.
-            Ok(Ok(Some(stamp))) => *self.stamp.get_or_insert_with(|| stamp.clone()) != stamp,
+            Ok(Ok(Some(stamp))) => self.stamp.goes_on(stamp, asked, self.store.timing().beat),
             // Nothing can be said: cut off until proven otherwise.
             Ok(Err(_)) | Err(_) => true,
         };
         if is_cut_off && self.last_entitled.elapsed() >= self.patience() { Beat::Lost } else { Beat::Missed }
     }
 
-    /// How long the leader is sure to wait for a beat: less where it sees that the lock is free.
+    /// How long the leader is sure to wait for a beat: less where it sees that the lock is free, unless it was cut off as
+    /// well, and knows nothing of locks yet.
     fn patience(&self) -> Duration {
         let timing = self.store.timing();
-        if self.lock.is_held() { timing.entitlement() } else { timing.overdue() }
+        if self.lock.is_held() || self.stamp.stood_still { timing.entitlement() } else { timing.overdue() }
     }
 
     /// The books of this worker's running jobs.
@@ -213,6 +213,33 @@ impl Membership {
         let has_left = table::leave(&transaction, self.id).await?;
         db::commit(transaction).await?;
         Ok(has_left)
+    }
+}
+
+/// What was seen of the leader's stamp while beats failed. It makes another one twice a beat, and only where it reaches
+/// the database.
+#[derive(Debug, Default)]
+struct StampSeen {
+    /// The last one, and when that was.
+    last: Option<(String, Instant)>,
+    /// How often another one was seen, without a pause.
+    changes: u32,
+    /// For a beat there was no other one: nobody reached the database then.
+    stood_still: bool,
+}
+
+impl StampSeen {
+    /// Note a look at it at `now`. Whether the leader goes on without this worker: it was seen to stamp twice, as one may
+    /// have been on its way when the database was lost. Looks within a `beat` count as one.
+    fn goes_on(&mut self, stamp: String, now: Instant, beat: Duration) -> bool {
+        match &self.last {
+            Some((_, at)) if now.duration_since(*at) < beat => return self.changes > 1,
+            Some((known, _)) if *known == stamp => (self.changes, self.stood_still) = (0, true),
+            Some(_) => self.changes += 1,
+            None => {}
+        }
+        self.last = Some((stamp, now));
+        self.changes > 1
     }
 }
 
@@ -370,4 +397,29 @@ async fn connect(database_url: SecretString) -> Result<Db> {
 /// How long anything may take that is done once a beat.
 fn beat_limit(store: &Store) -> Duration {
     store.timing().beat.max(Duration::from_millis(500))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_goes_on_where_it_stamps_twice_and_nobody_does_where_it_stands_still() {
+        const BEAT: Duration = Duration::from_secs(1);
+        let (begin, mut seen) = (Instant::now(), StampSeen::default());
+        let mut look = |at_ms: u64, stamp: &str| {
+            let goes_on = seen.goes_on(stamp.to_owned(), begin + Duration::from_millis(at_ms), BEAT);
+            (goes_on, seen.stood_still)
+        };
+
+        assert_eq!(look(0, "1"), (false, false));
+        // One that was on its way, and the next look at the same moment.
+        assert_eq!(look(1_000, "2"), (false, false));
+        assert_eq!(look(1_010, "3"), (false, false));
+        assert_eq!(look(2_010, "3"), (true, false));
+
+        assert_eq!(look(3_010, "3"), (false, true));
+        assert_eq!(look(4_010, "4"), (false, true));
+        assert_eq!(look(5_010, "5"), (true, true));
+    }
 }
