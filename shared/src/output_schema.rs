@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The longest schema, in bytes of JSON.
 pub const MAX_BYTES: usize = 64 * 1024;
-/// The most patterns of a schema. Each becomes a program of up to [`PATTERN_BYTES`], by whoever sends a request.
+/// The most patterns of a schema. Each becomes a program of up to 256 KiB, for whoever sends a request.
 pub const MAX_PATTERNS: usize = 64;
 /// The largest program that a pattern may become, in bytes: room for some classes of Unicode.
 const PATTERN_BYTES: usize = 256 * 1024;
