@@ -1,5 +1,6 @@
 //! The database: what is true. The only place that knows tables and columns. One SQL text serves both
-//! databases; `{now}`, `{for_share}`, `{for_update}` and `{for_turn}` stand for the little they say differently.
+//! databases; `{now}`, `{for_share}`, `{for_key_share}`, `{for_update}` and `{for_turn}` stand for the little they say
+//! differently.
 
 use std::{ops::ControlFlow, sync::LazyLock, time::Duration};
 
@@ -50,10 +51,6 @@ pub struct Db {
 impl Db {
     /// Connect to a migrated database, with so many connections at most.
     pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, DbErr> {
-        Ok(Self { pool: sea_orm::Database::connect(Self::options(url, connections)).await? })
-    }
-
-    fn options(url: &SecretString, connections: u32) -> ConnectOptions {
         let mut options = ConnectOptions::new(url.expose_secret());
         // None at least: the pool would try to keep that one longer and longer apart while the database is away, and
         // nobody else could have its place.
@@ -83,7 +80,7 @@ impl Db {
                     .busy_timeout(Duration::from_secs(5))
                     .foreign_keys(true)
             });
-        options
+        Ok(Self { pool: sea_orm::Database::connect(options).await? })
     }
 
     /// Whether the database answers.
